@@ -1,0 +1,118 @@
+"""Every error of the project and the exit codes they end in.
+
+An error carries facts (what, where) and a named exit code. Words for people are added at
+the edges: the command line renders one line and the hint, the mount turns errors into errno.
+Types steer behaviour: ``Missing`` lets the next store be asked, ``StoreTrouble`` never does.
+"""
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """Process exit codes. Scripts rely on them: a number is never given a new meaning."""
+
+    OK = 0
+    FAILURE = 1  # anything without a code of its own, bugs included
+    USAGE = 2  # click's own code for a wrong command line
+    BAD_LIST = 3  # a flist is malformed
+    MISSING = 4  # a service, path or blob that is definitely not there
+    STORE = 5  # a store did not answer, or answered nonsense
+    CORRUPT = 6  # bytes that do not match their digest
+    CACHE = 7  # the cache directory cannot be used
+    NO_SPACE = 8  # the cache is full and nothing can be evicted, or the disk is full
+    MOUNT = 9  # a mount could not be made, changed or removed
+    BUSY = 10  # the mount is in use
+    CONFIG = 11  # a configuration file or value is wrong
+    INTERRUPTED = 130  # Ctrl-C
+
+
+class AysfsError(Exception):
+    """Base of all expected errors: ``str()`` is one line of facts, ``hint`` the next step."""
+
+    code = ExitCode.FAILURE
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class BadName(AysfsError):
+    """A service name, domain or tag that the grammar does not allow."""
+
+    code = ExitCode.USAGE
+
+
+class BadConfig(AysfsError):
+    """A configuration file, environment variable or option that cannot be used."""
+
+    code = ExitCode.CONFIG
+
+
+class BadList(AysfsError):
+    """A flist that breaks its format. ``line`` counts from 1; 0 speaks of the whole file."""
+
+    code = ExitCode.BAD_LIST
+
+    def __init__(self, source: str, line: int, reason: str) -> None:
+        super().__init__(f"{source}:{line}: {reason}" if line else f"{source}: {reason}")
+        self.source = source
+        self.line = line
+        self.reason = reason
+
+
+class Missing(AysfsError):
+    """Something is definitely not there: the next store may be asked."""
+
+    code = ExitCode.MISSING
+
+
+class BlobMissing(Missing):
+    """A store definitely does not hold this blob."""
+
+
+class ListMissing(Missing):
+    """A store definitely does not hold this list."""
+
+
+class PathMissing(Missing):
+    """A tree has no such path."""
+
+
+class StoreTrouble(AysfsError):
+    """A store failed to answer. Nothing may be concluded about what it holds."""
+
+    code = ExitCode.STORE
+
+
+class Stalled(StoreTrouble):
+    """No byte arrived within the fetch deadline."""
+
+
+class Corrupt(AysfsError):
+    """Bytes that do not match the digest or size they were asked by."""
+
+    code = ExitCode.CORRUPT
+
+
+class CacheUnusable(AysfsError):
+    """The cache directory is another user's, read-only, or not a directory."""
+
+    code = ExitCode.CACHE
+
+
+class NoSpace(AysfsError):
+    """No room: the cache is at its bound and nothing can be evicted, or the disk is full."""
+
+    code = ExitCode.NO_SPACE
+
+
+class MountFailed(AysfsError):
+    """A mount could not be made, found, changed or removed."""
+
+    code = ExitCode.MOUNT
+
+
+class MountBusy(MountFailed):
+    """A mount that somebody still uses."""
+
+    code = ExitCode.BUSY

@@ -1,0 +1,58 @@
+"""What a store is asked, and nothing more. Decorators have the same shape.
+
+A store moves bytes; it does not judge them. Whoever receives a blob verifies it: the cache
+on the way in (``aysfs.cache``), a writing store before a blob appears under its name.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO, NamedTuple, Protocol
+
+from aysfs.digest import Digest
+from aysfs.names import ServiceName
+
+
+class Sink(Protocol):
+    """Where the bytes of a blob go. Called from the event loop or from one worker thread."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes. Raises when the receiver gave up or the disk is full."""
+
+
+class OpenList(NamedTuple):
+    """A list as found in a store: bytes at offset 0, owned by the receiver, who closes it."""
+
+    file: BinaryIO
+    mtime_ns: int
+    source: str  # names the list in messages
+
+
+class Store(Protocol):
+    """Blobs by digest and lists by name.
+
+    Every method raises StoreTrouble when the store fails to answer; that is never Missing.
+    """
+
+    @property
+    def label(self) -> str:
+        """How messages name this store; never holds a password."""
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        """Write the blob's bytes to the sink, in order, once. BlobMissing when not there."""
+
+    async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Those of the digests that the store does not hold."""
+
+    async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
+        """Keep a blob; Corrupt, and nothing kept, when the bytes do not match the digest."""
+
+    async def open_list(self, name: ServiceName) -> OpenList:
+        """The current list of a service, or the one under its tag. ListMissing when not there."""
+
+    async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
+        """Publish a list atomically; every blob put before is durable first."""
+
+    async def lists(self) -> list[ServiceName]:
+        """All lists, tags included, sorted."""
+
+    async def aclose(self) -> None:
+        """Let go of connections and descriptors."""
