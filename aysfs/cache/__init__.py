@@ -1,0 +1,1 @@
+"""The cache: one verified blob on this host's disk, whoever asked, however often."""

@@ -1,0 +1,290 @@
+"""Verified blobs on disk: the only code that can put one there, or say that one is good.
+
+Serves the fetch service and the ``cache`` commands. Owns the cache directory
+(docs/format.md, "Cache"): ``objects/<h0>/<h1>/<md5>``, ``tmp/<process>/``, ``quarantine/``.
+Never asks a store. A method that may wait for a disk says so; run those in a thread.
+"""
+
+import contextlib
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from aysfs import digest as digests
+from aysfs.cache import stamp
+from aysfs.cache.usage import Limits, Usage
+from aysfs.digest import Digest
+from aysfs.errors import CacheUnusable, Corrupt, NoSpace
+
+_CHUNK = 1 << 20
+_KEPT_IN_QUARANTINE = 16
+
+
+class Stored(NamedTuple):
+    """An object as a scan finds it. ``arrived_ns`` is its ctime: nothing sets it back."""
+
+    arrived_ns: int
+    size: int
+    digest: Digest
+
+
+class Cache:
+    """One cache directory, opened by this process. Close it when done."""
+
+    def __init__(
+        self,
+        root: Path,
+        limits: Limits | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        """Create or enter a cache; CacheUnusable when it is another's or not writable.
+
+        ``report`` is told, in one line, of every entry found corrupt.
+        """
+        self.root = root
+        self.report = report if report is not None else _silent
+        self._objects = f"{root}/objects"
+        self._directories: set[str] = set()
+        _enter(root)
+        try:
+            self.usage = Usage(root, limits or Limits())
+        except OSError as error:
+            raise CacheUnusable(f"the cache {root} cannot be used: {error.strerror}") from error
+        self._tmp = str(self.usage.directory)
+        self._counter = 0
+        self.usage.sweep()
+
+    def close(self) -> None:
+        """Leave the cache: nothing of this process stays under ``tmp/``."""
+        self.usage.close()
+
+    def path(self, digest: Digest) -> str:
+        """Where the blob is when it is here."""
+        name = digest.hex()
+        return f"{self._objects}/{name[0]}/{name[1]}/{name}"
+
+    def open(self, digest: Digest, size: int) -> int | None:
+        """A descriptor of the verified blob, None when it is not here or its stamp is broken."""
+        try:
+            descriptor = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        if stamp.is_valid(os.fstat(descriptor), size, digest):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def has(self, digest: Digest, size: int) -> bool:
+        """Whether the verified blob is here."""
+        try:
+            return stamp.is_valid(os.stat(self.path(digest)), size, digest)
+        except FileNotFoundError:
+            return False
+
+    def is_doubtful(self, digest: Digest) -> bool:
+        """Whether there is an entry at all: after ``open`` found none, one to hash again."""
+        return os.path.exists(self.path(digest))
+
+    def revalidate(self, digest: Digest, size: int | None = None) -> bool:
+        """Hash an entry: stamp it anew when it is good, else quarantine it. Waits for the disk.
+
+        False when there is no such entry, or it was wrong.
+        """
+        path = self.path(digest)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            before = os.fstat(descriptor)
+            found = _hash(descriptor)
+            if found == digest and size in (None, before.st_size):
+                if not stamp.is_valid(before, before.st_size, digest):
+                    stamp.apply(descriptor, digest)
+                return True
+        finally:
+            os.close(descriptor)
+        self._quarantine(path, digest, before.st_size)
+        return False
+
+    def insertion(self, digest: Digest, size: int) -> "Insertion":
+        """Begin to take in a blob of known size; NoSpace when there is no room for it."""
+        self.usage.reserve(size)
+        self._counter += 1
+        return Insertion(self, f"{self._tmp}/{self._counter}", digest, size)
+
+    def place(self, tmp: str, digest: Digest) -> None:
+        """Rename a verified file into the objects; two processes racing both succeed."""
+        path = self.path(digest)
+        directory = os.path.dirname(path)
+        if directory not in self._directories:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            self._directories.add(directory)
+        try:
+            os.rename(tmp, path)
+        except FileNotFoundError:  # somebody cleared the cache under us
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            os.rename(tmp, path)
+
+    def scan(self) -> Iterator[Stored]:
+        """Every object, in no order. Waits for the disk."""
+        for first in _scandir(self._objects):
+            for second in _scandir(first.path):
+                for item in _scandir(second.path):
+                    try:
+                        status = item.stat(follow_symlinks=False)
+                        name = digests.from_hex(item.name)
+                    except (FileNotFoundError, ValueError):
+                        continue
+                    yield Stored(status.st_ctime_ns, status.st_size, name)
+
+    def remove(self, stored: Stored) -> None:
+        """Drop an object that nobody reads; gone already is fine."""
+        try:
+            os.unlink(self.path(stored.digest))
+        except FileNotFoundError:
+            return
+        self.usage.freed(stored.size)
+
+    def _quarantine(self, path: str, digest: Digest, size: int) -> None:
+        """Put a wrong entry aside, the newest few for whoever wants to know what happened."""
+        directory = self.root / "quarantine"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        try:
+            os.rename(path, directory / digest.hex())
+        except FileNotFoundError:
+            return
+        self.usage.freed(size)
+        self.report(f"corrupt entry {digest.hex()} in the cache: quarantined")
+        kept = sorted(directory.iterdir(), key=lambda item: item.lstat().st_ctime_ns)
+        for item in kept[:-_KEPT_IN_QUARANTINE]:
+            item.unlink(missing_ok=True)
+
+
+class Insertion:
+    """The sink of one blob on its way in. Hashes while it writes; exists only until verified.
+
+    ``write`` may run in a worker thread that outlives its flight: ``abort`` makes the next
+    write fail instead of touching a descriptor that is no longer ours. ``progress`` counts
+    the bytes taken, for whoever watches for a stall.
+    """
+
+    def __init__(self, cache: Cache, tmp: str, digest: Digest, size: int) -> None:
+        self.progress = 0
+        self._cache = cache
+        self._tmp = tmp
+        self._digest = digest
+        self._size = size
+        self._hasher = digests.hasher()
+        self._lock = threading.Lock()  # protects _descriptor against abort during a write
+        self._descriptor: int | None = None
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(tmp, flags, 0o400)
+        except OSError as error:
+            cache.usage.release(size)
+            raise _translated(error, cache.root) from error
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes; Corrupt as soon as there are more than the blob has."""
+        with self._lock:
+            if self._descriptor is None:
+                raise Corrupt(f"blob {self._digest.hex()}: its fetch was given up")
+            self.progress += len(data)
+            if self.progress > self._size:
+                raise Corrupt(f"blob {self._digest.hex()}: more than its {self._size} bytes")
+            self._hasher.update(data)
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[os.write(self._descriptor, view) :]
+            except OSError as error:
+                raise _translated(error, self._cache.root) from error
+
+    def commit(self) -> int:
+        """Verify, stamp and place the blob; a descriptor to read it by, the caller's to close.
+
+        Corrupt, and nothing kept, when the bytes are not the blob.
+        """
+        with self._lock:
+            if self._descriptor is None:
+                raise Corrupt(f"blob {self._digest.hex()}: its fetch was given up")
+            if self.progress != self._size or self._hasher.digest() != self._digest:
+                got = f"{self.progress} of {self._size} bytes"
+                raise Corrupt(f"blob {self._digest.hex()}: wrong bytes ({got})")
+            try:
+                stamp.apply(self._descriptor, self._digest)
+                reader = os.open(self._tmp, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise _translated(error, self._cache.root) from error
+            self._cache.usage.commit(self._size)
+            try:
+                self._cache.place(self._tmp, self._digest)
+            except OSError as error:
+                os.close(reader)
+                self._cache.usage.freed(self._size)
+                self._close()
+                raise _translated(error, self._cache.root) from error
+            self._close()
+            return reader
+
+    def abort(self) -> None:
+        """Forget everything; harmless after ``commit`` and from any thread."""
+        with self._lock:
+            if self._descriptor is None:
+                return
+            self._close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._tmp)
+            self._cache.usage.release(self._size)
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _enter(root: Path) -> None:
+    """Create the directories; refuse what is another user's or readable by others."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = os.stat(root)
+        if status.st_uid != os.geteuid():
+            raise CacheUnusable(
+                f"the cache {root} belongs to user {status.st_uid}",
+                hint="a cache serves one user: choose another with --cache",
+            )
+        if status.st_mode & 0o077:
+            os.chmod(root, stat.S_IMODE(status.st_mode) & 0o700)
+        for name in ("objects", "tmp"):
+            (root / name).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise CacheUnusable(f"the cache {root} cannot be used: {error.strerror}") from error
+
+
+def _translated(error: OSError, root: Path) -> NoSpace | CacheUnusable:
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return NoSpace(f"the disk of the cache {root} is full")
+    return CacheUnusable(f"the cache {root} cannot be written: {error.strerror}")
+
+
+def _hash(descriptor: int) -> Digest:
+    hasher = digests.hasher()
+    while chunk := os.read(descriptor, _CHUNK):
+        hasher.update(chunk)
+    return Digest(hasher.digest())
+
+
+def _scandir(path: str) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(path) as items:
+            return list(items)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _silent(_line: str) -> None:
+    """The report of a caller that wants none."""

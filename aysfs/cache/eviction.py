@@ -1,0 +1,124 @@
+"""Making room: the oldest arrivals go first, what is being read stays.
+
+One process at a time, by a lock. A blob that anybody has open or mapped, in any process, is
+left alone, so its bytes are never counted as freed while they are not: the kernel grants a
+write lease only on a file that nobody else has open. What is in the page cache gets a second
+chance. Waits for the disk: run it in a thread.
+"""
+
+import errno
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from aysfs.cache.blobs import Cache, Stored
+from aysfs.cache.usage import on_disk
+
+
+class Evicted(NamedTuple):
+    """What an eviction did."""
+
+    blobs: int = 0
+    size: int = 0
+    in_use: int = 0
+
+
+def make_room(cache: Cache, wanted: int) -> Evicted:
+    """Evict until ``wanted`` more bytes fit, and some more; nothing when they already do.
+
+    Recounts what the cache holds on the way. The caller tries its reservation again, and
+    reports NoSpace when that fails: then all that is left is in use.
+    """
+    with _one_at_a_time(cache):
+        if not cache.usage.excess(wanted):
+            return Evicted()
+        found = sorted(cache.scan())
+        cache.usage.recount(sum(on_disk(stored.size) for stored in found))
+        return _evict(cache, found, wanted)
+
+
+def shrink(cache: Cache, size: int) -> Evicted:
+    """Evict, oldest first, until the objects take at most ``size`` bytes."""
+    with _one_at_a_time(cache):
+        found = sorted(cache.scan())
+        total = sum(on_disk(stored.size) for stored in found)
+        cache.usage.recount(total)
+        done = Evicted()
+        for stored in found:
+            if total - done.size <= size:
+                break
+            done = _drop(cache, stored, done)
+        return done
+
+
+def _evict(cache: Cache, found: list[Stored], wanted: int) -> Evicted:
+    goal = cache.usage.excess(wanted)
+    done, hot = Evicted(), []
+    for stored in found:
+        if done.size >= goal:
+            return done
+        if _in_page_cache(cache.path(stored.digest)):
+            hot.append(stored)
+        else:
+            done = _drop(cache, stored, done)
+    for stored in hot:
+        if done.size >= goal or not cache.usage.excess(wanted):
+            break
+        done = _drop(cache, stored, done)
+    return done
+
+
+def _drop(cache: Cache, stored: Stored, done: Evicted) -> Evicted:
+    try:
+        descriptor = os.open(cache.path(stored.digest), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return done
+    try:
+        if not _only_ours(descriptor):
+            return done._replace(in_use=done.in_use + 1)
+        cache.remove(stored)
+    finally:
+        os.close(descriptor)
+    return done._replace(blobs=done.blobs + 1, size=done.size + on_disk(stored.size))
+
+
+def _only_ours(descriptor: int) -> bool:
+    """Whether nobody else has this file open; held until the descriptor is closed.
+
+    A lease that is broken sends a signal, SIGIO by default, which would kill us: SIGURG is
+    ignored by default. File systems without leases (EINVAL) have no answer: then unlinking
+    is still safe for readers, and only the count may be early.
+    """
+    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError as error:
+        return error.errno == errno.EINVAL
+    return True
+
+
+def _in_page_cache(path: str) -> bool:
+    """Whether the first page of a file is in memory: nobody but the kernel knows who reads."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+    except OSError:  # EAGAIN: on the disk; EOPNOTSUPP: this file system cannot say
+        return False
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _one_at_a_time(cache: Cache) -> Iterator[None]:
+    descriptor = os.open(cache.root / "evicting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

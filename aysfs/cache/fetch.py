@@ -1,0 +1,213 @@
+"""The fetch service: a verified blob for whoever asks, one flight a digest.
+
+Serves the engines, ``cat``, ``fetch`` and ``unpack``. A flight belongs to the service, not to
+the reader that asked first: a reader that is cancelled leaves, the flight goes on. Every wait
+is bounded: a flight without progress for ``deadline`` seconds fails, and its readers with it.
+
+State (the table of flights) changes only in functions without ``await``.
+"""
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from aysfs.cache.blobs import Cache, Insertion
+from aysfs.cache.eviction import make_room
+from aysfs.digest import Digest
+from aysfs.errors import AysfsError, NoSpace, Stalled, StoreTrouble
+from aysfs.store.protocol import Store
+
+log = logging.getLogger(__name__)
+
+DEADLINE = 60.0
+
+
+@dataclass
+class Counters:
+    """What the service did since it started, for ``status``."""
+
+    hits: int = 0
+    misses: int = 0
+    fetched_bytes: int = 0
+    failures: int = 0
+
+
+@dataclass(eq=False)
+class _Flight:
+    digest: Digest
+    size: int
+    done: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    waiting: int = 0  # readers; the last one out closes the descriptor
+    descriptor: int | None = None
+    error: AysfsError | None = None
+    insertion: Insertion | None = None
+    progress: int = 0  # what the watch saw last
+    why: str = ""
+
+    def leave(self) -> None:
+        """One reader fewer."""
+        self.waiting -= 1
+        self.settle()
+
+    def settle(self) -> None:
+        """Close the descriptor of a finished flight that nobody waits for."""
+        if self.done.is_set() and not self.waiting and self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+class Fetcher:
+    """Opens blobs, fetching them when they are not in the cache. Made by ``open_fetcher``."""
+
+    def __init__(
+        self, cache: Cache, store: Store, nursery: trio.Nursery, deadline: float, parallel: int
+    ) -> None:
+        self.cache = cache
+        self.store = store
+        self.counters = Counters()
+        self._nursery = nursery
+        self._deadline = deadline
+        self._limiter = trio.CapacityLimiter(parallel)
+        self._flights: dict[Digest, _Flight] = {}
+        self._fetched_before = 0
+
+    async def open(self, digest: Digest, size: int, why: str = "") -> int:
+        """A descriptor of the verified blob, the caller's to close.
+
+        ``why`` names path or purpose in the log line of a failure. Raises BlobMissing,
+        Corrupt, StoreTrouble, NoSpace or CacheUnusable.
+        """
+        descriptor = self.cache.open(digest, size)
+        if descriptor is not None:
+            self.counters.hits += 1
+            return descriptor
+        flight = self._join(digest, size, why)
+        try:
+            await flight.done.wait()
+            if flight.error is not None:
+                raise flight.error
+            assert flight.descriptor is not None
+            return os.dup(flight.descriptor)
+        finally:
+            flight.leave()
+
+    async def ensure(self, digest: Digest, size: int, why: str = "") -> None:
+        """Have the blob in the cache; raises as ``open``."""
+        os.close(await self.open(digest, size, why))
+
+    def in_flight(self) -> list[tuple[Digest, int, int, int, str]]:
+        """Digest, size, bytes here, readers waiting and purpose of every flight."""
+        return [
+            (f.digest, f.size, f.insertion.progress if f.insertion else 0, f.waiting, f.why)
+            for f in self._flights.values()
+        ]
+
+    def _join(self, digest: Digest, size: int, why: str) -> _Flight:
+        flight = self._flights.get(digest)
+        if flight is None:
+            self.counters.misses += 1
+            flight = _Flight(digest, size, why=why)
+            self._flights[digest] = flight
+            self._nursery.start_soon(self._fly, flight, name=f"fetch {digest.hex()}")
+        flight.waiting += 1
+        return flight
+
+    async def _fly(self, flight: _Flight) -> None:
+        """Bring one blob. Whatever happens, the flight ends and its readers are woken."""
+        try:
+            with flight.scope:
+                flight.scope.deadline = trio.current_time() + self._deadline
+                async with self._limiter:
+                    flight.descriptor = await self._fetch(flight)
+            if flight.scope.cancelled_caught:
+                flight.error = Stalled(
+                    f"blob {flight.digest.hex()}: no progress in {self._deadline:g} s"
+                    f" from {self.store.label}"
+                )
+        except AysfsError as error:
+            flight.error = error
+        except Exception as error:  # a bug in a store must fail this blob, not the mount
+            log.exception("fetch of %s", flight.digest.hex())
+            flight.error = StoreTrouble(f"blob {flight.digest.hex()}: internal error: {error!r}")
+        finally:
+            del self._flights[flight.digest]
+            if flight.descriptor is None and flight.error is None:
+                flight.error = Stalled(f"blob {flight.digest.hex()}: the daemon is stopping")
+            self._account(flight)
+            flight.done.set()
+            flight.settle()
+
+    def _account(self, flight: _Flight) -> None:
+        if flight.error is None:
+            self.counters.fetched_bytes += flight.size
+        else:
+            self.counters.failures += 1
+            log.warning("%s: %s", flight.why or "fetch", flight.error)
+
+    async def _fetch(self, flight: _Flight) -> int:
+        digest, size = flight.digest, flight.size
+        if self.cache.is_doubtful(digest):
+            await trio.to_thread.run_sync(
+                self.cache.revalidate, digest, size, abandon_on_cancel=True
+            )
+            descriptor = self.cache.open(digest, size)
+            if descriptor is not None:
+                return descriptor
+        insertion = await self._begin(digest, size)
+        flight.insertion = insertion
+        try:
+            await self.store.get(digest, size, insertion)
+            return insertion.commit()
+        finally:
+            insertion.abort()
+
+    async def _begin(self, digest: Digest, size: int) -> Insertion:
+        try:
+            return self.cache.insertion(digest, size)
+        except NoSpace:
+            await trio.to_thread.run_sync(make_room, self.cache, size, abandon_on_cancel=True)
+            return self.cache.insertion(digest, size)
+
+    async def watch(self) -> None:
+        """Push back the deadline of every flight that moves; the others run into theirs.
+
+        A flight that waits for its turn moves as long as any other does.
+        """
+        while True:
+            await trio.sleep(self._deadline / 8)
+            later = trio.current_time() + self._deadline
+            queued, moving = [], self.counters.fetched_bytes != self._fetched_before
+            self._fetched_before = self.counters.fetched_bytes
+            for flight in self._flights.values():
+                if flight.insertion is None:
+                    queued.append(flight)
+                elif flight.insertion.progress != flight.progress:
+                    flight.progress = flight.insertion.progress
+                    flight.scope.deadline = later
+                    moving = True
+            if moving:
+                for flight in queued:
+                    flight.scope.deadline = later
+
+
+@asynccontextmanager
+async def open_fetcher(
+    cache: Cache,
+    store: Store,
+    *,
+    deadline: float = DEADLINE,
+    parallel: int = 16,
+) -> AsyncIterator[Fetcher]:
+    """A fetch service for the length of the block; flights under way end with it."""
+    async with trio.open_nursery() as nursery:
+        fetcher = Fetcher(cache, store, nursery, deadline, parallel)
+        nursery.start_soon(fetcher.watch)
+        try:
+            yield fetcher
+        finally:
+            nursery.cancel_scope.cancel()

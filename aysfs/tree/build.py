@@ -1,0 +1,323 @@
+"""From entries to a tree: bases, implied parents, clashes, hard links.
+
+Serves whoever reads lists. One builder takes several lists in order; where two of them name
+the same path the first wins and the clash is kept for the report. Inside one list the same
+path twice, a file that is also a directory, and a hard link to nothing are refused.
+"""
+
+import stat
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from aysfs.digest import SIZE, ZERO, Digest
+from aysfs.errors import BadList
+from aysfs.flist.entry import Entry, Ext, Header, Kind
+from aysfs.tree.tree import FORMATS, Columns, Node, Tree
+
+_IMPLIED = 0  # the line of a directory that no line names
+
+
+class EntrySource(Protocol):
+    """A list being read: FlistReader is one."""
+
+    source: str
+    line: int
+    header: Header
+
+    def __iter__(self) -> Iterator[Entry]: ...
+
+
+class Clash(NamedTuple):
+    """A path that two lists name with different content; ``loser`` is not shown."""
+
+    path: bytes
+    winner: str
+    loser: str
+
+
+def choose_base(
+    header: Header, given: bytes | None, mount_point: bytes | None, paths: Iterable[bytes]
+) -> bytes:
+    """The path of a list that a mount's root shows (docs/format.md, "Base").
+
+    ``given`` wins, then ``#base``; a list with neither shows what lies below the mount
+    point when every path does, else everything. ``paths`` is only read in that last case.
+    """
+    if given is not None or header.base is not None:
+        base = given if given is not None else header.base or b"/"
+        return b"/" + base.strip(b"/")
+    if mount_point is None or mount_point == b"/":
+        return b"/"
+    below = mount_point + b"/"
+    inside = all(path.startswith(below) or path == mount_point for path in paths)
+    return mount_point if inside else b"/"
+
+
+class TreeBuilder:
+    """Collects the entries of lists in arrival order, then sorts them into a Tree."""
+
+    def __init__(self, base: bytes = b"/") -> None:
+        self.base = base
+        self.clashes: list[Clash] = []
+        self.outside = 0
+        """Entries left out because they lie outside their list's base."""
+        self._sources: list[str] = []
+        self._interned: dict[bytes, bytes] = {}
+        self._directories: dict[bytes, int] = {b"": 0}
+        self._children: dict[int, list[int]] = {0: []}
+        self._exts: dict[int, Ext] = {}
+        self._hardlinks: dict[int, bytes] = {}  # node -> path of the first name, below the base
+        self._names: list[bytes] = []
+        self._digests = bytearray()
+        self._parents = array("I")
+        self._modes = array("I")
+        self._uids = array("I")
+        self._gids = array("I")
+        self._sizes = array("Q")
+        self._mtimes = array("q")
+        self._lines = array("I")
+        self._lists = array("I")
+        self._append(b"", 0, 0, _implied(0), _IMPLIED)
+
+    def add(self, reader: EntrySource, base: bytes | None = None, mtime_ns: int = 0) -> None:
+        """Take every entry of a list that lies below its base (default: the builder's).
+
+        ``mtime_ns`` dates directories that no line names. BadList when the list is wrong.
+        """
+        base = self.base if base is None else base
+        prefix = b"" if base == b"/" else base
+        cut = len(prefix)
+        inside = prefix + b"/"
+        number = len(self._sources)
+        self._sources.append(reader.source)
+        implied = _implied(mtime_ns)
+        last_parent, last_node = b"", 0
+        directories, children = self._directories, self._children
+        for entry in reader:
+            path = entry.path
+            if not path.startswith(inside) or path == b"/":
+                if path == base:
+                    self._directory(b"", entry, reader, number)
+                else:
+                    self.outside += 1
+                continue
+            relative = path[cut:]
+            if entry.kind == Kind.DIRECTORY:
+                self._directory(relative, entry, reader, number)
+                continue
+            parent, _, name = relative.rpartition(b"/")
+            if parent != last_parent:
+                found = directories.get(parent)
+                last_node = found if found is not None else self._imply(parent, implied, number)
+                last_parent = parent
+            node = self._append(name, last_node, number, entry, reader.line)
+            children[last_node].append(node)
+            hardlink = entry.hardlink if entry.ext else None
+            if hardlink is not None:
+                self._hardlinks[node] = hardlink[cut:] if hardlink.startswith(inside) else b""
+
+    def build(self) -> Tree:
+        """The tree of everything added. BadList for what only the whole list shows."""
+        order, first, count = self._sorted()
+        position = array("I", bytes(4 * len(self._names)))
+        for new, old in enumerate(order):
+            position[old] = new
+        nlinks = array("I", [1]) * len(order)
+        parents = array("I", [position[self._parents[old]] for old in order])
+        modes = array("I", [self._modes[old] for old in order])
+        for node, mode in enumerate(modes):
+            if stat.S_ISDIR(mode):
+                nlinks[node] += 1
+                if node:
+                    nlinks[parents[node]] += 1
+        hardlinks = self._linked(order, nlinks)
+        digests = self._digests
+        columns = Columns(
+            names=[self._names[old] for old in order],
+            parents=parents,
+            modes=modes,
+            uids=array("I", [self._uids[old] for old in order]),
+            gids=array("I", [self._gids[old] for old in order]),
+            sizes=array("Q", [self._sizes[old] for old in order]),
+            mtimes=array("q", [self._mtimes[old] for old in order]),
+            digests=b"".join([digests[old * SIZE : old * SIZE + SIZE] for old in order]),
+            first=first,
+            count=count,
+            nlinks=nlinks,
+            exts={Node(position[old]): ext for old, ext in self._exts.items() if old in self._kept},
+            hardlinks=hardlinks,
+        )
+        return Tree(columns, self.base)
+
+    def _append(self, name: bytes, parent: int, number: int, entry: Entry, line: int) -> int:
+        node = len(self._names)
+        self._names.append(self._interned.setdefault(name, name))
+        self._parents.append(parent)
+        self._modes.append(FORMATS[entry.kind] | entry.mode)  # type: ignore[index]
+        self._uids.append(entry.uid)
+        self._gids.append(entry.gid)
+        self._sizes.append(entry.size)
+        self._mtimes.append(entry.mtime_ns)
+        self._digests += entry.digest
+        self._lines.append(line)
+        self._lists.append(number)
+        if entry.ext:
+            self._exts[node] = entry.ext
+        return node
+
+    def _imply(self, path: bytes, attributes: Entry, number: int) -> int:
+        """The node of a directory, made with its parents where no line named them yet.
+
+        A loop, outermost first, since lists may nest a thousand deep.
+        """
+        node, end = 0, 0
+        if path in self._directories:
+            return self._directories[path]
+        while end != -1:
+            end = path.find(b"/", end + 1)
+            part = path if end == -1 else path[:end]
+            known = self._directories.get(part)
+            if known is None:
+                known = self._append(part.rpartition(b"/")[2], node, number, attributes, _IMPLIED)
+                self._children[node].append(known)
+                self._children[known] = []
+                self._directories[part] = known
+            node = known
+        return node
+
+    def _directory(self, path: bytes, entry: Entry, reader: EntrySource, number: int) -> None:
+        """A line that names a directory: it may already stand there, implied or listed."""
+        node = self._directories.get(path)
+        if node is None:
+            implied = _implied(entry.mtime_ns)
+            parent, _, name = path.rpartition(b"/")
+            above = self._imply(parent, implied, number)
+            node = self._append(name, above, number, entry, reader.line)
+            self._children[above].append(node)
+            self._children[node] = []
+            self._directories[path] = node
+            return
+        if entry.kind != Kind.DIRECTORY:
+            raise BadList(reader.source, reader.line, "the base of a list must be a directory")
+        if self._lines[node] == _IMPLIED:
+            self._lines[node], self._lists[node] = reader.line, number
+            self._modes[node] = stat.S_IFDIR | entry.mode
+            self._uids[node], self._gids[node] = entry.uid, entry.gid
+            self._mtimes[node] = entry.mtime_ns
+            if entry.ext:
+                self._exts[node] = entry.ext
+        elif self._lists[node] == number and not self._same_attributes(node, entry):
+            raise BadList(reader.source, reader.line, f"the same path twice: {_show(entry.path)}")
+
+    def _same_attributes(self, node: int, entry: Entry) -> bool:
+        return (
+            self._modes[node] == stat.S_IFDIR | entry.mode
+            and (self._uids[node], self._gids[node]) == (entry.uid, entry.gid)
+            and self._mtimes[node] == entry.mtime_ns
+            and self._exts.get(node, ()) == entry.ext
+        )
+
+    def _sorted(self) -> tuple[Sequence[int], "array[int]", "array[int]"]:
+        """Old nodes in breadth-first order, and where each one's children begin and end."""
+        order = array("I", [0])
+        first, count = array("I"), array("I")
+        children, names = self._children, self._names
+        at = 0
+        while at < len(order):
+            kids = children.get(order[at])
+            first.append(len(order))
+            if kids:
+                kids.sort(key=names.__getitem__)
+                before = len(order)
+                order.extend(self._settle(kids))
+                count.append(len(order) - before)
+            else:
+                count.append(0)
+            at += 1
+        self._kept = set(self._exts) if len(order) == len(names) else set(order)
+        return order, first, count
+
+    def _settle(self, kids: list[int]) -> list[int]:
+        """Nodes of one directory, sorted by name, with every name once."""
+        names = self._names
+        found = [names[node] for node in kids]
+        if len(set(found)) == len(kids):
+            return kids
+        settled: list[int] = []
+        for node in kids:
+            if settled and names[settled[-1]] == names[node]:
+                settled[-1] = self._winner(settled[-1], node)
+            else:
+                settled.append(node)
+        return settled
+
+    def _winner(self, one: int, other: int) -> int:
+        """Which of two nodes of one path is shown: the one whose list was named first."""
+        winner, loser = sorted((one, other), key=lambda node: (self._lists[node], node))
+        same = self._content(winner) == self._content(loser)
+        if self._lists[winner] != self._lists[loser]:
+            if not same:
+                names = (self._sources[self._lists[node]] for node in (winner, loser))
+                self.clashes.append(Clash(self._path(loser), *names))
+            return winner
+        if same:
+            return winner
+        line = max(self._lines[winner], self._lines[loser])
+        if stat.S_ISDIR(self._modes[winner]) or stat.S_ISDIR(self._modes[loser]):
+            reason = "a file that is also a directory"
+        else:
+            reason = "the same path twice with different content"
+        source = self._sources[self._lists[winner]]
+        raise BadList(source, line, f"{reason}: {_show(self._path(loser))}")
+
+    def _content(self, node: int) -> tuple[object, ...]:
+        digest = bytes(self._digests[node * SIZE : node * SIZE + SIZE])
+        return (self._modes[node], digest, self._sizes[node], self._exts.get(node, ()))
+
+    def _path(self, node: int) -> bytes:
+        parts = []
+        while node:
+            parts.append(self._names[node])
+            node = self._parents[node]
+        return b"/" + b"/".join(reversed(parts))
+
+    def _linked(self, order: Sequence[int], nlinks: "array[int]") -> dict[Node, Node]:
+        """Hard links by new node; link counts of the nodes that carry the inodes."""
+        if not self._hardlinks:
+            return {}
+        new = {old: Node(at) for at, old in enumerate(order)}
+        wanted = set(self._hardlinks.values())
+        by_path = {}
+        for old in new:
+            if stat.S_ISREG(self._modes[old]):
+                path = self._path(old)
+                if path in wanted:
+                    by_path[path] = old
+        links: dict[Node, Node] = {}
+        for old, path in self._hardlinks.items():
+            if old not in new or not path:
+                continue  # not shown, or linked to a file outside the base: a file of its own
+            target = by_path.get(path)
+            if target is None or target in self._hardlinks or self._differ(old, target):
+                if target is None and len(self._sources) > 1:
+                    continue  # its first name lost a clash
+                source, line = self._sources[self._lists[old]], self._lines[old]
+                raise BadList(source, line, f"a hard link to another or no file: {_show(path)}")
+            links[new[old]] = new[target]
+            nlinks[new[target]] += 1
+        for name, target_node in links.items():
+            nlinks[name] = nlinks[target_node]
+        return links
+
+    def _differ(self, one: int, other: int) -> bool:
+        return self._content(one)[:3] != self._content(other)[:3]
+
+
+def _implied(mtime_ns: int) -> Entry:
+    """Attributes of a directory that no line names."""
+    return Entry(b"", Kind.DIRECTORY, 0o755, 0, 0, 0, Digest(ZERO), mtime_ns)
+
+
+def _show(path: bytes) -> str:
+    return path.decode(errors="backslashreplace")

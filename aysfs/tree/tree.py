@@ -1,0 +1,218 @@
+"""A tree in columns: a million entries in about 130 bytes each, no object an entry.
+
+Serves the engines, ``ls``, ``stat``, ``cat``, ``fetch`` and ``unpack``. Owns no file and
+does no I/O. Nodes are numbered breadth first, so the children of a directory are one
+contiguous run of nodes sorted by name: a lookup is a bisection, a listing a slice.
+
+    node   0     1    2    3        4         5
+    name   ""    bin  etc  README   redis-cli redis-server
+    first  1     4    6    .        .         .
+    count  3     2    0    .        .         .
+"""
+
+import stat
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NewType
+
+from aysfs.digest import SIZE, ZERO, Digest
+from aysfs.errors import PathMissing
+from aysfs.flist.entry import Entry, Ext, Kind
+
+Node = NewType("Node", int)
+ROOT = Node(0)
+
+_MAX_SYMLINKS = 40  # the kernel's own limit (path_resolution(7))
+
+FORMATS = {
+    Kind.SOCKET: stat.S_IFSOCK,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.REGULAR: stat.S_IFREG,
+    Kind.BLOCK: stat.S_IFBLK,
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.CHARACTER: stat.S_IFCHR,
+    Kind.FIFO: stat.S_IFIFO,
+}
+KINDS = {value: key for key, value in FORMATS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns, one value a node, as ``TreeBuilder`` computes them."""
+
+    names: list[bytes]
+    parents: "array[int]"
+    modes: "array[int]"  # st_mode: format and permission bits
+    uids: "array[int]"
+    gids: "array[int]"
+    sizes: "array[int]"
+    mtimes: "array[int]"  # nanoseconds
+    digests: bytes  # 16 bytes a node
+    first: "array[int]"  # the first child of a directory
+    count: "array[int]"  # children of a directory
+    nlinks: "array[int]"
+    exts: Mapping[Node, Ext]  # only nodes whose entry has ext pairs
+    hardlinks: Mapping[Node, Node]  # other names -> the node that carries the inode
+
+
+class Tree:
+    """Names, attributes and digests below one root. Immutable."""
+
+    def __init__(self, columns: Columns, base: bytes) -> None:
+        self.columns = columns
+        self.base = base
+        """The path in the lists that the root shows, ``b"/"`` for all of them."""
+        self.names = columns.names
+        self.modes = columns.modes
+        self.sizes = columns.sizes
+        self.has_xattrs = any(
+            key.startswith(b"xattr.") for ext in columns.exts.values() for key, _ in ext
+        )
+        self.total_size = sum(columns.sizes)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def lookup(self, directory: Node, name: bytes) -> Node | None:
+        """The child of this name, None when there is none or this is no directory."""
+        low = self.columns.first[directory]
+        high = low + self.columns.count[directory]
+        node = bisect_left(self.names, name, low, high)
+        return Node(node) if node < high and self.names[node] == name else None
+
+    def children(self, directory: Node) -> range:
+        """The nodes in a directory, in name order; empty for anything else."""
+        low = self.columns.first[directory]
+        return range(low, low + self.columns.count[directory])
+
+    def parent(self, node: Node) -> Node:
+        """The directory that holds a node; the root's parent is the root."""
+        return Node(self.columns.parents[node])
+
+    def inode(self, node: Node) -> Node:
+        """The node that carries the inode: hard links share the one named first."""
+        return self.columns.hardlinks.get(node, node)
+
+    def digest(self, node: Node) -> Digest:
+        """The digest of a regular file, zero for anything else."""
+        return Digest(self.columns.digests[node * SIZE : node * SIZE + SIZE])
+
+    def is_regular(self, node: Node) -> bool:
+        return stat.S_ISREG(self.modes[node])
+
+    def is_directory(self, node: Node) -> bool:
+        return stat.S_ISDIR(self.modes[node])
+
+    def entry(self, node: Node) -> Entry:
+        """The node as the entry it came from, its path as in the list."""
+        column = self.columns
+        mode = column.modes[node]
+        return Entry(
+            path=self.list_path(node),
+            kind=KINDS[stat.S_IFMT(mode)],
+            mode=stat.S_IMODE(mode),
+            uid=column.uids[node],
+            gid=column.gids[node],
+            size=column.sizes[node],
+            digest=self.digest(node) if stat.S_ISREG(mode) else ZERO,
+            mtime_ns=column.mtimes[node],
+            ext=column.exts.get(node, ()),
+        )
+
+    def target(self, node: Node) -> bytes:
+        """Where a symlink points; empty for anything else."""
+        return self._ext(node, b"target") or b""
+
+    def rdev(self, node: Node) -> tuple[int, int]:
+        """Major and minor of a device, (0, 0) for anything else."""
+        value = self._ext(node, b"rdev")
+        if value is None:
+            return (0, 0)
+        major, _, minor = value.partition(b",")
+        return int(major), int(minor)
+
+    def xattrs(self, node: Node) -> dict[bytes, bytes]:
+        """Extended attributes by full name."""
+        ext = self.columns.exts.get(self.inode(node), ())
+        return {key[6:]: value for key, value in ext if key.startswith(b"xattr.")}
+
+    def _ext(self, node: Node, wanted: bytes) -> bytes | None:
+        for key, value in self.columns.exts.get(node, ()):
+            if key == wanted:
+                return value
+        return None
+
+    def path(self, node: Node) -> bytes:
+        """The path below the root, ``b"/"`` for the root itself."""
+        parts = []
+        while node != ROOT:
+            parts.append(self.names[node])
+            node = self.parent(node)
+        return b"/" + b"/".join(reversed(parts))
+
+    def list_path(self, node: Node) -> bytes:
+        """The path as the list wrote it: the base and the path below it."""
+        path = self.path(node)
+        if self.base == b"/":
+            return path
+        return self.base if node == ROOT else self.base + path
+
+    def resolve(self, path: bytes, *, follow: bool = True) -> Node:
+        """The node at a path below the root or, where that is none, a path as in the list.
+
+        Symlinks are followed as the mount would show them: an absolute target counts from
+        the root when it lies below the base. ``follow=False`` leaves the last one alone.
+        PathMissing when nothing is there.
+        """
+        node = self._walk(path, follow)
+        if node is None and self.base != b"/":
+            below = _below(path, self.base)
+            if below is not None:
+                node = self._walk(below, follow)
+        if node is None:
+            raise PathMissing(f"no such path in this service: {path.decode(errors='replace')}")
+        return node
+
+    def _walk(self, path: bytes, follow: bool) -> Node | None:
+        node, links = ROOT, 0
+        todo = [part for part in reversed(path.split(b"/")) if part]
+        while todo:
+            part = todo.pop()
+            if part == b".":
+                continue
+            if part == b"..":
+                node = self.parent(node)
+                continue
+            child = self.lookup(node, part)
+            if child is None:
+                return None
+            if stat.S_ISLNK(self.modes[child]) and (todo or follow):
+                target, links = self.target(child), links + 1
+                if links > _MAX_SYMLINKS:
+                    return None
+                if target.startswith(b"/"):
+                    below = _below(target, self.base)
+                    if below is None:
+                        return None
+                    node, target = ROOT, below
+                todo.extend(part for part in reversed(target.split(b"/")) if part)
+            else:
+                node = child
+        return node
+
+    def walk(self, top: Node = ROOT) -> Iterator[Node]:
+        """Every node from ``top`` down, a directory before what it holds, names sorted."""
+        todo = [top]
+        while todo:
+            node = todo.pop()
+            yield node
+            todo.extend(Node(child) for child in reversed(self.children(node)))
+
+
+def _below(path: bytes, base: bytes) -> bytes | None:
+    """What is left of a path below a base, with its leading slash; None when outside."""
+    if base == b"/" or path == base:
+        return path if base == b"/" else b"/"
+    return path[len(base) :] if path.startswith(base + b"/") else None
