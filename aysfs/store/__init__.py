@@ -1,0 +1,1 @@
+"""Where blobs and lists live: one small protocol (`protocol`), and everything that speaks it."""

@@ -4,7 +4,7 @@ A store moves bytes; it does not judge them. Whoever receives a blob verifies it
 on the way in (``aysfs.cache``), a writing store before a blob appears under its name.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, NamedTuple, Protocol
 
 from aysfs.digest import Digest
@@ -14,8 +14,20 @@ from aysfs.names import ServiceName
 class Sink(Protocol):
     """Where the bytes of a blob go. Called from the event loop or from one worker thread."""
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes. Raises when the receiver gave up or the disk is full."""
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Take the next bytes; the memory is the caller's again when this returns.
+
+        Raises when the receiver gave up or the disk is full: the store lets that through.
+        Never called again once ``get`` has returned, raised or been cancelled.
+        """
+
+
+class BlobSource(NamedTuple):
+    """A blob to be kept. ``open`` may be called in a worker thread; the store closes the file."""
+
+    digest: Digest
+    size: int
+    open: Callable[[], BinaryIO]
 
 
 class OpenList(NamedTuple):
@@ -44,6 +56,13 @@ class Store(Protocol):
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
         """Keep a blob; Corrupt, and nothing kept, when the bytes do not match the digest."""
+
+    async def put_many(self, sources: Sequence[BlobSource]) -> None:
+        """Keep each of these blobs as ``put`` does, at the price of one call.
+
+        For many small blobs, where a call each would cost more than the copying. After an
+        error any number of them may have been kept, each of them whole.
+        """
 
     async def open_list(self, name: ServiceName) -> OpenList:
         """The current list of a service, or the one under its tag. ListMissing when not there."""

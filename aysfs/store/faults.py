@@ -1,0 +1,190 @@
+"""Stores that misbehave in one named way each, around any other store.
+
+Serve the tests and drills of the floors above, which must survive all of them. Own no data;
+what is not spoilt is passed on.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO
+
+import trio
+
+from aysfs.digest import Digest
+from aysfs.errors import StoreTrouble
+from aysfs.names import ServiceName
+from aysfs.store.protocol import BlobSource, OpenList, Sink, Store
+
+
+class Passes:
+    """The decorator that changes nothing: all others start from it."""
+
+    def __init__(self, inner: Store) -> None:
+        self._inner = inner
+
+    @property
+    def label(self) -> str:
+        return self._inner.label
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        await self._inner.get(digest, size, sink)
+
+    async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
+        return await self._inner.missing(digests)
+
+    async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
+        await self._inner.put(digest, size, source)
+
+    async def put_many(self, sources: Sequence[BlobSource]) -> None:
+        await self._inner.put_many(sources)
+
+    async def open_list(self, name: ServiceName) -> OpenList:
+        return await self._inner.open_list(name)
+
+    async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
+        await self._inner.put_list(name, chunks)
+
+    async def lists(self) -> list[ServiceName]:
+        return await self._inner.lists()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def _bytes(self, digest: Digest, size: int) -> bytes:
+        held = io.BytesIO()
+        await self._inner.get(digest, size, held)
+        return held.getvalue()
+
+
+class FlipsLastByte(Passes):
+    """Every blob arrives with its last byte inverted."""
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        data = await self._bytes(digest, size)
+        sink.write(data[:-1] + bytes(byte ^ 0xFF for byte in data[-1:]))
+
+
+class Truncates(Passes):
+    """Every blob ends after ``keep`` bytes, without a word."""
+
+    def __init__(self, inner: Store, keep: int) -> None:
+        super().__init__(inner)
+        self._keep = keep
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        sink.write((await self._bytes(digest, size))[: self._keep])
+
+
+class AnswersAnother(Passes):
+    """Every blob is answered with these bytes, as a captive portal does."""
+
+    def __init__(self, inner: Store, blob: bytes) -> None:
+        super().__init__(inner)
+        self._blob = blob
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        await trio.lowlevel.checkpoint()
+        sink.write(self._blob)
+
+
+class Stalls(Passes):
+    """Every blob stops after ``after`` bytes and never goes on; ``stalled`` tells when."""
+
+    def __init__(self, inner: Store, after: int = 0) -> None:
+        super().__init__(inner)
+        self._after = after
+        self.stalled = trio.Event()
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        sink.write((await self._bytes(digest, size))[: self._after])
+        self.stalled.set()
+        await trio.sleep_forever()
+
+
+class _Gated(Passes):
+    """Asks ``_enter`` before every call; ``key`` is what the call is about."""
+
+    async def _enter(self, call: str, key: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        await self._enter("get", digest)
+        await super().get(digest, size, sink)
+
+    async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
+        await self._enter("missing", None)
+        return await super().missing(digests)
+
+    async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
+        await self._enter("put", digest)
+        await super().put(digest, size, source)
+
+    async def put_many(self, sources: Sequence[BlobSource]) -> None:
+        for source in sources:
+            await self._enter("put", source.digest)
+        await super().put_many(sources)
+
+    async def open_list(self, name: ServiceName) -> OpenList:
+        await self._enter("open_list", name)
+        return await super().open_list(name)
+
+    async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
+        await self._enter("put_list", name)
+        await super().put_list(name, chunks)
+
+    async def lists(self) -> list[ServiceName]:
+        await self._enter("lists", None)
+        return await super().lists()
+
+
+class FailsOnce(_Gated):
+    """The first call of each kind about each blob or list fails, the second does not."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self._seen: set[tuple[str, object]] = set()
+
+    async def _enter(self, call: str, key: object) -> None:
+        await trio.lowlevel.checkpoint()
+        if (call, key) not in self._seen:
+            self._seen.add((call, key))
+            raise StoreTrouble(f"{self.label}: failed for the first time")
+
+
+class FailsAlways(_Gated):
+    """Every call fails."""
+
+    async def _enter(self, call: str, key: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise StoreTrouble(f"{self.label}: always fails")
+
+
+class Vanishes(_Gated):
+    """Fails while ``gone`` is set, as a network does; then the store is back."""
+
+    gone = False
+
+    async def _enter(self, call: str, key: object) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.gone:
+            raise StoreTrouble(f"{self.label}: gone")
+
+
+class Counts(_Gated):
+    """Counts calls: by digest for blobs, by name for lists."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.gets: Counter[Digest] = Counter()
+        self.puts: Counter[Digest] = Counter()
+        self.opened: Counter[ServiceName] = Counter()
+        self.calls: Counter[str] = Counter()
+
+    async def _enter(self, call: str, key: object) -> None:
+        await trio.lowlevel.checkpoint()
+        self.calls[call] += 1
+        if isinstance(key, ServiceName):
+            self.opened[key] += call == "open_list"
+        elif isinstance(key, bytes):
+            (self.gets if call == "get" else self.puts)[Digest(key)] += 1

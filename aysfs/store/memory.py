@@ -1,0 +1,85 @@
+"""A store in memory: for tests, and for whatever never needs to outlive the process.
+
+Owns its dictionaries. Behaves like a disk that is fast, durable and never full.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import BinaryIO
+
+import trio
+
+from aysfs.digest import Digest, of
+from aysfs.errors import BlobMissing, Corrupt, ListMissing
+from aysfs.names import ServiceName
+from aysfs.store.protocol import BlobSource, OpenList, Sink
+
+CHUNK = 1 << 16
+
+
+class MemoryStore:
+    """Blobs and lists in two dictionaries, which tests may look into and damage."""
+
+    def __init__(
+        self, label: str = "memory", *, clock_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        self.blobs: dict[Digest, bytes] = {}
+        self.published: dict[ServiceName, tuple[bytes, int]] = {}
+        self._label = label
+        self._clock_ns = clock_ns
+
+    @property
+    def label(self) -> str:
+        return self._label
+
+    def add(self, data: bytes) -> Digest:
+        """Put bytes there without ceremony."""
+        digest = of(data)
+        self.blobs[digest] = data
+        return digest
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        await trio.lowlevel.checkpoint()
+        data = self.blobs.get(digest)
+        if data is None:
+            raise BlobMissing(f"{self._label} has no blob {digest.hex()}")
+        if len(data) != size:
+            raise Corrupt(f"{self._label}: {digest.hex()} has {len(data)} bytes, not {size}")
+        for start in range(0, size, CHUNK):
+            sink.write(data[start : start + CHUNK])
+            await trio.lowlevel.checkpoint()
+
+    async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
+        await trio.lowlevel.checkpoint()
+        return {digest for digest in digests if digest not in self.blobs}
+
+    async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
+        await trio.lowlevel.checkpoint()
+        data = source.read()
+        if len(data) != size or of(data) != digest:
+            raise Corrupt(f"{self._label}: refused {digest.hex()}, the bytes are others")
+        self.blobs[digest] = data
+
+    async def put_many(self, sources: Sequence[BlobSource]) -> None:
+        for source in sources:
+            with source.open() as file:
+                await self.put(source.digest, source.size, file)
+
+    async def open_list(self, name: ServiceName) -> OpenList:
+        await trio.lowlevel.checkpoint()
+        if name not in self.published:
+            raise ListMissing(f"{self._label} has no list {name}")
+        data, mtime_ns = self.published[name]
+        return OpenList(io.BytesIO(data), mtime_ns, f"{self._label}/{name}")
+
+    async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.published[name] = (b"".join(chunks), self._clock_ns())
+
+    async def lists(self) -> list[ServiceName]:
+        await trio.lowlevel.checkpoint()
+        return sorted(self.published, key=str)
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
