@@ -1,0 +1,74 @@
+#!/bin/sh
+# Make .venv with the project and its development tools in it; install Debian packages that are
+# missing. Asks nothing, does nothing when all is done. Environment: PYTHON (default python3).
+set -eu
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+cd "$root"
+PYTHON=${PYTHON:-python3}
+stamp=.venv/.ready
+
+if command -v flock >/dev/null && [ -z "${AYSFS_SETUP_LOCKED:-}" ]; then
+    # Two makes at once take turns; the lock is on the directory itself and leaves no file.
+    AYSFS_SETUP_LOCKED=1 exec flock "$root" "$0" "$@"
+fi
+
+# Any of these changing means setting up again; the place counts because scripts name it.
+fingerprint() {
+    printf '%s\n' "$root"
+    cksum pyproject.toml scripts/setup.sh
+}
+
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint)" ] && .venv/bin/python -c '' 2>/dev/null; then
+    exit 0
+fi
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo -n "$@"
+    else
+        say "need root for: $*"
+        say "run as root, or install the packages first"
+        return 1
+    fi
+}
+
+has_package() {
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+install_packages() {
+    missing=
+    for package in "$@"; do
+        has_package "$package" || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    say "installing$missing"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
+    # shellcheck disable=SC2086 # a list of words
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends $missing >&2
+}
+
+packages="attr ca-certificates fuse3 gcc libc6-dev libcap2-bin libfuse3-dev mount pkg-config util-linux"
+# Debian's own Python comes without pip, venv and headers; another build has its own.
+case $("$PYTHON" -c 'import os, sys; print(os.path.realpath(sys.executable))') in
+    /usr/bin/*) packages="$packages python3-dev python3-venv" ;;
+esac
+
+if command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; then
+    # shellcheck disable=SC2086 # a list of words
+    install_packages $packages
+else
+    say "not a Debian: expecting what these packages hold to be there: $packages"
+fi
+
+say "making .venv with $("$PYTHON" -V)"
+"$PYTHON" -m venv --clear .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' >&2
+fingerprint >"$stamp"
+say "done"
