@@ -1,0 +1,1 @@
+"""Mounts: the engine that serves one, its daemon, and their life from mount to unmount."""

@@ -1,0 +1,96 @@
+"""From names to one tree: finds lists in a store or on disk, reads them, builds.
+
+Serves mounts, ``ls``, ``cat``, ``fetch`` and ``unpack``, which all speak of services by name.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import trio
+
+from aysfs.errors import BadList, ListMissing
+from aysfs.flist import FlistReader
+from aysfs.names import ServiceName
+from aysfs.store.protocol import OpenList, Store
+from aysfs.tree import Clash, Tree, TreeBuilder, choose_base
+
+ListRef = ServiceName | Path
+"""A service of a store, or a list file on this host."""
+
+
+class ListInfo(NamedTuple):
+    """Which list a tree came from, so that a reload can tell whether it changed."""
+
+    source: str
+    sha256: str
+    mtime_ns: int
+
+
+class Loaded(NamedTuple):
+    """A tree and how it came to be. ``outside`` counts entries outside their base."""
+
+    tree: Tree
+    lists: tuple[ListInfo, ...]
+    clashes: tuple[Clash, ...]
+    outside: int
+
+
+async def load_tree(
+    store: Store,
+    refs: Sequence[ListRef],
+    *,
+    base: bytes | None = None,
+    mount_point: bytes | None = None,
+) -> Loaded:
+    """The tree of one or several lists; the first named wins where they clash.
+
+    Raises ListMissing, StoreTrouble or BadList.
+    """
+    opened = []
+    try:
+        for ref in refs:
+            opened.append(await _open(store, ref))
+        return await trio.to_thread.run_sync(_build, opened, base, mount_point)
+    finally:
+        for one in opened:
+            one.file.close()
+
+
+async def _open(store: Store, ref: ListRef) -> OpenList:
+    if isinstance(ref, ServiceName):
+        return await store.open_list(ref)
+    try:
+        file = open(ref, "rb")  # noqa: ASYNC230, SIM115 - a local list; the caller closes it
+    except FileNotFoundError as error:
+        raise ListMissing(f"no such list: {ref}") from error
+    except OSError as error:
+        raise BadList(str(ref), 0, f"cannot be read: {error.strerror}") from error
+    return OpenList(file, os.fstat(file.fileno()).st_mtime_ns, str(ref))
+
+
+def _build(opened: list[OpenList], base: bytes | None, mount_point: bytes | None) -> Loaded:
+    readers = [FlistReader(o.file, source=o.source, mtime_ns=o.mtime_ns) for o in opened]
+    bases = []
+    for one, reader in zip(opened, readers, strict=True):
+        paths = (entry.path for entry in reader)
+        bases.append(choose_base(reader.header, base, mount_point, paths))
+        one.file.seek(0)
+    builder = TreeBuilder(bases[0])
+    lists = []
+    for one, list_base in zip(opened, bases, strict=True):
+        lists.append(ListInfo(one.source, _sha256(one.file), one.mtime_ns))
+        reader = FlistReader(one.file, source=one.source, mtime_ns=one.mtime_ns)
+        builder.add(reader, list_base, one.mtime_ns)
+    tree = builder.build()
+    return Loaded(tree, tuple(lists), tuple(builder.clashes), builder.outside)
+
+
+def _sha256(file: BinaryIO) -> str:
+    hasher = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        hasher.update(chunk)
+    file.seek(0)
+    return hasher.hexdigest()

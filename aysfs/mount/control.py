@@ -1,0 +1,98 @@
+"""The control socket: one JSON line asked, one answered.
+
+The daemon answers ``status``, ``reload`` and ``stop`` on a socket in its private folder.
+The client side is synchronous and bounded: ``status`` must work while a mount is stuck.
+"""
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import trio
+
+from aysfs.errors import AysfsError, MountFailed
+
+log = logging.getLogger(__name__)
+
+Answer = dict[str, object]
+Handler = Callable[[], Awaitable[Answer]]
+
+_LONGEST_LINE = 1 << 20
+_PATIENCE = 10.0
+
+
+async def serve_control(
+    path: Path,
+    handlers: Mapping[str, Handler],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer requests on a socket until cancelled. One stalled client stops nobody else."""
+    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with listener:
+        path.unlink(missing_ok=True)
+        # A socket's path is limited to 107 bytes; the folder's descriptor has a short name.
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            await listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        finally:
+            os.close(folder)
+        listener.listen(16)
+
+        async def answer(stream: trio.SocketStream) -> None:
+            with trio.move_on_after(_PATIENCE * 6):
+                await _answer(stream, handlers)
+
+        task_status.started()
+        await trio.serve_listeners(answer, [trio.SocketListener(listener)])
+
+
+async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) -> None:
+    request = b""
+    try:
+        while not request.endswith(b"\n") and len(request) < 4096:
+            chunk = await stream.receive_some()
+            if not chunk:
+                return
+            request += chunk
+        operation = request.decode(errors="replace").strip()
+        handler = handlers.get(operation)
+        answer: Answer
+        if handler is None:
+            answer = {"failed": f"unknown request {operation!r}"}
+        else:
+            try:
+                answer = await handler()
+            except AysfsError as error:
+                answer = {"failed": str(error), "code": int(error.code)}
+        await stream.send_all(json.dumps(answer).encode() + b"\n")
+    except trio.BrokenResourceError:
+        log.debug("a control client left before its answer")
+
+
+def ask(control: Path, operation: str, patience: float = _PATIENCE) -> Answer:
+    """Ask a daemon; MountFailed when it does not answer in time or refuses."""
+    folder = os.open(control.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(patience)
+            client.connect(f"/proc/self/fd/{folder}/{control.name}")
+            client.sendall(operation.encode() + b"\n")
+            with client.makefile("rb") as reader:
+                line = reader.readline(_LONGEST_LINE)
+    except OSError as error:
+        raise MountFailed(f"the daemon does not answer ({error})") from error
+    finally:
+        os.close(folder)
+    try:
+        answer = json.loads(line)
+    except ValueError as error:
+        raise MountFailed("the daemon did not finish its answer") from error
+    if not isinstance(answer, dict):
+        raise MountFailed("the daemon answered nonsense")
+    if "failed" in answer:
+        raise MountFailed(str(answer["failed"]))
+    return answer

@@ -1,0 +1,251 @@
+"""The daemon of one mount: from the list to a usable tree, and down again.
+
+One nursery a lifetime: the fetch service outside, the control socket and the FUSE session
+inside. It ends when anyone unmounts, on ``stop``, and on SIGTERM or SIGINT; then nothing of it is
+left but its log.
+"""
+
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from aysfs.cache.blobs import Cache
+from aysfs.cache.fetch import Fetcher, open_fetcher
+from aysfs.cache.recovery import flush, recover
+from aysfs.errors import AysfsError, MountFailed, StoreTrouble
+from aysfs.load import Loaded, load_tree
+from aysfs.mount.control import Answer, serve_control
+from aysfs.mount.fuse import FuseEngine
+from aysfs.mount.options import MountOptions
+from aysfs.mount.runtime import Claim, find_kernel_mount
+from aysfs.store.open import open_store
+from aysfs.store.protocol import Store
+
+log = logging.getLogger(__name__)
+
+_READ_AHEAD_KIB = 1024  # the largest request the kernel makes, 256 pages
+_MAX_BACKGROUND = 64
+_GRACE = 5.0  # seconds that requests under way get when the daemon is told to stop
+_FLUSH_EVERY = 60.0
+
+
+class Daemon:
+    """What is being served; the control socket asks it."""
+
+    def __init__(
+        self, options: MountOptions, store: Store, fetcher: Fetcher, loaded: Loaded
+    ) -> None:
+        self.options = options
+        self.store = store
+        self.fetcher = fetcher
+        self.loaded = loaded
+        self.engine = FuseEngine(loaded.tree, fetcher)
+        self._started = time.time()
+
+    async def status(self) -> Answer:
+        """What ``aysfs status`` shows."""
+        counters, fetches = self.engine.counters, self.fetcher.counters
+        cache = self.fetcher.cache
+        return {
+            "services": list(self.options.services),
+            "point": self.options.point,
+            "engine": "fuse",
+            "why": "the only engine of this version",
+            "store": self.store.label,
+            "cache": str(cache.root),
+            "cache_used": cache.usage.used,
+            "base": os.fsdecode(self.engine.tree.base),
+            "lists": [{"source": one.source, "sha256": one.sha256} for one in self.loaded.lists],
+            "entries": len(self.engine.tree),
+            "size": self.engine.tree.total_size,
+            "clashes": len(self.loaded.clashes),
+            "outside_base": self.loaded.outside,
+            "generations": self.engine.generations,
+            "opens": counters.opens,
+            "open_files": counters.open_files,
+            "read_bytes": counters.read_bytes,
+            "hits": fetches.hits,
+            "misses": fetches.misses,
+            "fetched_bytes": fetches.fetched_bytes,
+            "failures": fetches.failures,
+            "in_flight": [
+                {"md5": d.hex(), "size": s, "here": h, "waiting": w, "why": y}
+                for d, s, h, w, y in self.fetcher.in_flight()
+            ],
+            "pid": os.getpid(),
+            "uptime": time.time() - self._started,
+        }
+
+    async def reload(self) -> Answer:
+        """Read the lists again; when one changed, show the newer tree from now on."""
+        options = self.options
+        loaded = await _load(self.store, options)
+        if [one.sha256 for one in loaded.lists] == [one.sha256 for one in self.loaded.lists]:
+            return {"changed": False, "entries": len(self.engine.tree)}
+        _report_clashes(loaded)
+        self.loaded = loaded
+        for name in self.engine.replace(loaded.tree):
+            pyfuse3.invalidate_entry_async(pyfuse3.ROOT_INODE, name, ignore_enoent=True)
+        pyfuse3.invalidate_inode(pyfuse3.ROOT_INODE)
+        log.info("reloaded: %d entries", len(loaded.tree))
+        return {"changed": True, "entries": len(loaded.tree)}
+
+    async def stop(self) -> Answer:
+        """End the session; the mount goes with it."""
+        log.info("told to stop")
+        pyfuse3.terminate()
+        return {"stopping": True}
+
+
+async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) -> None:
+    """Serve a mount until it is unmounted; ``ready`` is called when its tree is usable.
+
+    Raises an AysfsError when the mount cannot be made, and then leaves nothing behind.
+    """
+    async with AsyncExitStack() as stack:
+        cache = Cache(Path(options.cache), options.limits, report=log.warning)
+        stack.callback(cache.close)
+        wrong = await trio.to_thread.run_sync(recover, cache)
+        if wrong:
+            log.warning("%d cached blobs did not survive the last stop of this host", wrong)
+        store = open_store(options.store, namespace=options.namespace)
+        stack.push_async_callback(store.aclose)
+        loaded = await _load(store, options)
+        _report_clashes(loaded)
+        gc.collect()
+        gc.freeze()  # the tree lives as long as we do: no collection needs to walk it
+        fetcher = await stack.enter_async_context(
+            open_fetcher(cache, store, deadline=options.deadline)
+        )
+        daemon = Daemon(options, store, fetcher, loaded)
+        await _session(daemon, claim, ready)
+        await trio.to_thread.run_sync(flush, cache)
+
+
+async def _load(store: Store, options: MountOptions) -> Loaded:
+    base = None if options.base is None else os.fsencode(options.base)
+    with trio.move_on_after(options.deadline):
+        return await load_tree(
+            store, options.refs, base=base, mount_point=os.fsencode(options.point)
+        )
+    raise StoreTrouble(f"{store.label}: no list within {options.deadline:g} s")
+
+
+def _report_clashes(loaded: Loaded) -> None:
+    for clash in loaded.clashes[:100]:
+        path = clash.path.decode(errors="backslashreplace")
+        log.info("%s: the one of %s is shown, not that of %s", path, clash.winner, clash.loser)
+    if len(loaded.clashes) > 100:
+        log.info("and %d more clashes", len(loaded.clashes) - 100)
+    if loaded.outside:
+        log.info("%d entries lie outside the base and are not shown", loaded.outside)
+
+
+async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> None:
+    """Mount, serve until unmounted, and take the mount down."""
+    options = daemon.options
+    try:
+        pyfuse3.init(daemon.engine, options.point, _fuse_options(options))
+    except RuntimeError as error:
+        raise MountFailed(
+            f"{options.point} cannot be mounted",
+            hint="the log has fusermount3's reason; is /dev/fuse there and allowed?",
+        ) from error
+    # While the session runs, whoever unmounts ends it; on the way out we unmount ourselves.
+    try:
+        async with trio.open_nursery() as nursery:
+            handlers = {"status": daemon.status, "reload": daemon.reload, "stop": daemon.stop}
+            await nursery.start(serve_control, claim.folder / "control", handlers)
+            nursery.start_soon(_stop_on_signal, nursery)
+            nursery.start_soon(_flush_now_and_then, daemon.fetcher)
+            nursery.start_soon(_announce, options, claim, ready)
+            await pyfuse3.main()
+            nursery.cancel_scope.cancel()
+    finally:
+        pyfuse3.close(unmount=True)
+        log.info("unmounted %s", options.point)
+
+
+def _fuse_options(options: MountOptions) -> set[str]:
+    """fuse's own options. Without ``dev`` and ``suid`` the kernel refuses both by default."""
+    chosen = {"fsname=aysfs", "subtype=aysfs", "ro", "default_permissions"}
+    chosen |= set(options.fuse_options)
+    if not chosen & {"suid"}:
+        chosen.add("nosuid")
+    if not chosen & {"dev"}:
+        chosen.add("nodev")
+    if options.allow_other or os.geteuid() == 0:
+        chosen.add("allow_other")
+    return chosen
+
+
+async def _announce(options: MountOptions, claim: Claim, ready: Callable[[], None]) -> None:
+    """Say that the mount is there, once the kernel has had an answer through it."""
+    with trio.fail_after(options.deadline):
+        await trio.to_thread.run_sync(os.statvfs, options.point, abandon_on_cancel=True)
+    _tune(options.point)
+    claim.publish(options.point, list(options.services), options.log)
+    log.info("mounted %s at %s", ", ".join(options.services), options.point)
+    ready()
+
+
+def _tune(point: str) -> None:
+    """Raise read-ahead and the number of requests under way, where we may."""
+    mount = find_kernel_mount(point)
+    if mount is None:
+        return
+    minor = mount.device.partition(":")[2]
+    for path, value in (
+        (f"/sys/class/bdi/{mount.device}/read_ahead_kb", _READ_AHEAD_KIB),
+        (f"/sys/fs/fuse/connections/{minor}/max_background", _MAX_BACKGROUND),
+    ):
+        try:
+            Path(path).write_text(str(value))
+        except OSError as error:  # an ordinary user may not; the defaults work
+            log.debug("%s: %s", path, error.strerror)
+
+
+async def _stop_on_signal(nursery: trio.Nursery) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            log.info("stopping on %s", signal.Signals(number).name)
+            pyfuse3.terminate()
+            await trio.sleep(_GRACE)
+            nursery.cancel_scope.cancel()
+
+
+async def _flush_now_and_then(fetcher: Fetcher) -> None:
+    """Bound what a crash of the host can make doubtful."""
+    flushed = 0
+    while True:
+        await trio.sleep(_FLUSH_EVERY)
+        if fetcher.counters.fetched_bytes != flushed:
+            flushed = fetcher.counters.fetched_bytes
+            await trio.to_thread.run_sync(flush, fetcher.cache, abandon_on_cancel=True)
+
+
+def run(options: MountOptions, ready: Callable[[], None]) -> None:
+    """The whole life of a daemon. An AysfsError says why there is no mount."""
+    claim = Claim(Path(options.runtime), options.point)
+    try:
+        try:
+            trio.run(serve, options, claim, ready)
+        except* AysfsError as group:
+            raise first_of(group) from None
+    finally:
+        claim.drop()
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first real error inside nested groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,273 @@
+"""The fuse engine: kernel requests in, tree and blobs out. Translation only.
+
+Serves the kernel through pyfuse3. Owns the open handles and the mapping of inode numbers to
+nodes. The names, attributes and bytes of a list never change, so the kernel may keep them
+for a year, negative answers included; a reload shows a new generation of inodes.
+
+pyfuse3 answers only ``FUSEError`` and takes the mount down on anything else, so every
+handler is wrapped: a known error becomes its errno, an unknown one is logged and is EIO.
+pyfuse3 delivers no interrupts: a killed reader waits until its fetch is answered.
+"""
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
+
+from aysfs.cache.fetch import Fetcher
+from aysfs.errors import AysfsError, NoSpace
+from aysfs.tree import ROOT, Node, Tree
+
+log = logging.getLogger(__name__)
+
+FOREVER = 365 * 86400
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_CREAT | os.O_APPEND
+_NO_DESCRIPTOR = FileHandleT(1 << 40)  # the handle of an empty file: there is nothing to open
+_READ_AHEAD_WHOLE = 1 << 20
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def answered(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Make sure that whatever a handler raises reaches the kernel as an errno."""
+
+    @functools.wraps(handler)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except NoSpace as error:
+            raise FUSEError(errno.ENOSPC) from error
+        except AysfsError as error:  # trouble is EIO and never ENOENT; the fetch has logged it
+            raise FUSEError(errno.EIO) from error
+        except Exception as error:  # the edge to the kernel: a bug must not end the mount
+            log.exception("bug in %s", handler.__name__)
+            raise FUSEError(errno.EIO) from error
+
+    return wrapper
+
+
+@dataclass(eq=False)
+class _Generation:
+    """One tree, its inode numbers, and how many references the kernel holds to them."""
+
+    tree: Tree
+    offset: int  # inode = offset + node
+    lookups: int = 0
+
+
+@dataclass
+class EngineCounters:
+    """What the engine did, for ``status``."""
+
+    opens: int = 0
+    open_files: int = 0
+    read_bytes: int = 0
+
+
+class FuseEngine(pyfuse3.Operations):
+    """One mounted tree."""
+
+    def __init__(self, tree: Tree, fetcher: Fetcher) -> None:
+        super().__init__()
+        self.counters = EngineCounters()
+        self._fetcher = fetcher
+        self._current = _Generation(tree, offset=1)
+        self._older: list[_Generation] = []
+
+    @property
+    def tree(self) -> Tree:
+        """The tree that new lookups see."""
+        return self._current.tree
+
+    @property
+    def generations(self) -> int:
+        """Trees still referenced by the kernel, the current one included."""
+        return 1 + len(self._older)
+
+    def replace(self, tree: Tree) -> list[bytes]:
+        """Show another tree; the names below the root that the kernel must forget.
+
+        What holds the old tree, open files and working directories, keeps seeing it.
+        """
+        old = self._current
+        names = {one.names[child] for one in (old.tree, tree) for child in one.children(ROOT)}
+        self._older.append(old)
+        self._current = _Generation(tree, offset=old.offset + len(old.tree))
+        return sorted(names)
+
+    def _locate(self, inode: int) -> tuple[_Generation, Node]:
+        generation = self._current
+        if inode == pyfuse3.ROOT_INODE:
+            return generation, ROOT
+        if inode >= generation.offset:
+            return generation, Node(inode - generation.offset)
+        for older in self._older:
+            if older.offset <= inode < older.offset + len(older.tree):
+                return older, Node(inode - older.offset)
+        raise FUSEError(errno.ESTALE)
+
+    def _attributes(self, generation: _Generation, node: Node) -> pyfuse3.EntryAttributes:
+        tree = generation.tree
+        node = tree.inode(node)
+        columns = tree.columns
+        mode, size, mtime = columns.modes[node], columns.sizes[node], columns.mtimes[node]
+        attributes = pyfuse3.EntryAttributes()
+        attributes.st_ino = InodeT(generation.offset + node) if node else pyfuse3.ROOT_INODE
+        attributes.entry_timeout = FOREVER
+        attributes.attr_timeout = FOREVER
+        attributes.st_mode = mode
+        attributes.st_nlink = columns.nlinks[node]
+        attributes.st_uid = columns.uids[node]
+        attributes.st_gid = columns.gids[node]
+        attributes.st_size = len(tree.target(node)) if stat.S_ISLNK(mode) else size
+        attributes.st_blocks = (size + 511) // 512
+        attributes.st_blksize = 4096
+        attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = mtime
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            attributes.st_rdev = os.makedev(*tree.rdev(node))
+        return attributes
+
+    @answered
+    async def lookup(
+        self, parent_inode: InodeT, name: pyfuse3.FileNameT, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        generation, directory = self._locate(parent_inode)
+        node = generation.tree.lookup(directory, name)
+        if node is None:
+            absent = pyfuse3.EntryAttributes()
+            absent.st_ino = InodeT(0)
+            absent.entry_timeout = FOREVER
+            return absent
+        generation.lookups += 1
+        return self._attributes(generation, node)
+
+    @answered
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, lookups in inode_list:
+            if inode != pyfuse3.ROOT_INODE:
+                generation, _ = self._locate(inode)
+                generation.lookups -= lookups
+        if self._older:
+            self._older = [one for one in self._older if one.lookups > 0]
+
+    @answered
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
+        return self._attributes(*self._locate(inode))
+
+    @answered
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.FileNameT:
+        generation, node = self._locate(inode)
+        return generation.tree.target(node)
+
+    @answered
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        generation, node = self._locate(inode)
+        # The root's inode is the same in every generation; its handle says which was opened.
+        return FileHandleT(generation.offset + node)
+
+    @answered
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        generation, directory = self._locate_handle(fh)
+        tree = generation.tree
+        children = tree.children(directory)
+        for at in range(start_id, len(children)):
+            node = Node(children[at])
+            name = tree.names[node]
+            if not pyfuse3.readdir_reply(token, name, self._attributes(generation, node), at + 1):
+                return
+            generation.lookups += 1
+
+    def _locate_handle(self, handle: int) -> tuple[_Generation, Node]:
+        if handle == pyfuse3.ROOT_INODE and self._older and self._older[0].offset == 1:
+            return self._older[0], ROOT
+        return self._locate(handle)
+
+    @answered
+    async def open(self, inode: InodeT, flags: pyfuse3.FlagT, ctx: RequestContext) -> FileInfo:
+        if flags & _WRITING:
+            raise FUSEError(errno.EROFS)
+        generation, node = self._locate(inode)
+        tree = generation.tree
+        node = tree.inode(node)
+        size = tree.sizes[node]
+        self.counters.opens += 1
+        if size == 0:
+            return FileInfo(fh=_NO_DESCRIPTOR, keep_cache=True)
+        digest = tree.digest(node)
+        descriptor = self._fetcher.cache.open(digest, size)
+        if descriptor is None:
+            why = os.fsdecode(tree.list_path(node))
+            descriptor = await self._fetcher.open(digest, size, why)
+        else:
+            self._fetcher.counters.hits += 1
+        if size <= _READ_AHEAD_WHOLE:
+            # Starts the disk while the kernel's read request is still on its way to us.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        self.counters.open_files += 1
+        return FileInfo(fh=FileHandleT(descriptor), keep_cache=True)
+
+    @answered
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        if fh == _NO_DESCRIPTOR:
+            return b""
+        data = os.pread(fh, size, off)
+        self.counters.read_bytes += len(data)
+        return data
+
+    @answered
+    async def release(self, fh: FileHandleT) -> None:
+        if fh != _NO_DESCRIPTOR:
+            os.close(fh)
+            self.counters.open_files -= 1
+
+    @answered
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        tree = self.tree
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_blocks = -(-tree.total_size // 4096)
+        data.f_bfree = data.f_bavail = 0
+        data.f_files = len(tree)
+        data.f_ffree = data.f_favail = 0
+        data.f_namemax = 255
+        return data
+
+    @answered
+    async def access(self, inode: InodeT, mode: pyfuse3.ModeT, ctx: RequestContext) -> bool:
+        """The kernel checks permissions itself (``default_permissions``); only writes get here."""
+        if mode & os.W_OK:
+            raise FUSEError(errno.EROFS)
+        return True
+
+    @answered
+    async def getxattr(self, inode: InodeT, name: pyfuse3.XAttrNameT, ctx: RequestContext) -> bytes:
+        generation, node = self._locate(inode)
+        if not generation.tree.has_xattrs:
+            raise FUSEError(errno.ENOSYS)  # the kernel stops asking: exec asks for every file
+        value = generation.tree.xattrs(node).get(name)
+        if value is None:
+            raise FUSEError(pyfuse3.ENOATTR)
+        return value
+
+    @answered
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
+        generation, node = self._locate(inode)
+        if not generation.tree.has_xattrs:
+            raise FUSEError(errno.ENOSYS)
+        return sorted(generation.tree.xattrs(node))
+
+    async def _read_only(self, *_arguments: object, **_keywords: object) -> None:
+        raise FUSEError(errno.EROFS)
+
+    create = link = mkdir = mknod = removexattr = rename = rmdir = _read_only  # type: ignore[assignment]
+    setattr = setxattr = symlink = unlink = write = _read_only  # type: ignore[assignment]

@@ -1,0 +1,173 @@
+"""The life of a mount, from outside: start its daemon, find it, take it down, repair.
+
+Serves the commands. Never touches a mounted file system itself, except to unmount it.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from aysfs.errors import AysfsError, ExitCode, MountBusy, MountFailed
+from aysfs.mount.options import MountOptions
+from aysfs.mount.runtime import (
+    FILE_SYSTEM,
+    Record,
+    find_kernel_mount,
+    folder_of,
+    kernel_mounts,
+    read_record,
+    records,
+)
+
+_EXIT_PATIENCE = 15.0
+_LOG_TAIL = 5
+
+
+class DaemonFailed(AysfsError):
+    """What the daemon said, with its own exit code."""
+
+    def __init__(self, message: str, code: int, hint: str | None) -> None:
+        super().__init__(message, hint=hint)
+        self.code = ExitCode(code)
+
+
+def check_point(point: Path) -> str:
+    """The absolute mount point; MountFailed when there is none. Clears away a dead mount."""
+    name = os.path.realpath(point)
+    mount = find_kernel_mount(name)
+    if mount is not None and mount.kind == FILE_SYSTEM and not _is_served(name):
+        unmount_kernel(name, lazy=True)
+    try:
+        is_directory = os.path.isdir(name) if os.path.lexists(name) else None
+    except OSError as error:
+        raise MountFailed(f"{name}: {error.strerror}") from error
+    if is_directory is None:
+        raise MountFailed(f"there is no {name}", hint=f"`mkdir -p {name}` first")
+    if not is_directory:
+        raise MountFailed(f"{name} is not a directory")
+    return name
+
+
+def _is_served(point: str) -> bool:
+    """Whether a mounted tree still answers: a dead daemon's says ENOTCONN at once."""
+    try:
+        os.statvfs(point)
+    except OSError:
+        return False
+    return True
+
+
+def start(options: MountOptions) -> int:
+    """Start a daemon and wait until its tree is usable; its pid. Raises its own error."""
+    log = Path(options.log)
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    receiver, sender = os.pipe()
+    with open(log, "ab") as log_file, os.fdopen(receiver, "rb") as answers:
+        # -P: a module in the working directory must not become part of a daemon.
+        command = [sys.executable, "-P", "-m", "aysfs.mount", str(sender)]
+        try:
+            daemon = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log_file,
+                stderr=log_file,
+                pass_fds=[sender],
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            os.close(sender)
+        assert daemon.stdin is not None
+        daemon.stdin.write(options.to_json().encode())
+        daemon.stdin.close()
+        line = answers.readline()
+    if not line:
+        daemon.wait(_EXIT_PATIENCE)
+        raise MountFailed(
+            f"the daemon ended with {daemon.returncode} before the mount was there:"
+            f" {_last_lines(log)}",
+            hint=f"the log is {log}",
+        )
+    answer = json.loads(line)
+    if "failed" in answer:
+        daemon.wait(_EXIT_PATIENCE)
+        raise DaemonFailed(answer["failed"], answer["code"], answer["hint"])
+    daemon.returncode = 0  # it outlives this command; Popen must not warn about that
+    return daemon.pid
+
+
+def find(runtime: Path, point: Path) -> Record:
+    """The mount at a point; MountFailed when there is none."""
+    name = os.path.realpath(point)
+    record = read_record(folder_of(runtime, name))
+    if record is None:
+        raise MountFailed(f"nothing of ours is mounted at {name}", hint="`aysfs status` lists all")
+    return record
+
+
+def stop(runtime: Path, point: Path, *, lazy: bool = False) -> None:
+    """Unmount and wait until the daemon has left. MountBusy when somebody uses the mount."""
+    name = os.path.realpath(point)
+    record = read_record(folder_of(runtime, name))
+    mount = find_kernel_mount(name)
+    if mount is None or mount.kind != FILE_SYSTEM:
+        if record is None:
+            raise MountFailed(
+                f"nothing of ours is mounted at {name}", hint="`aysfs status` lists all"
+            )
+    else:
+        unmount_kernel(name, lazy=lazy)
+    if record is not None:
+        _wait_for_exit(record, lazy=lazy)
+
+
+def _wait_for_exit(record: Record, *, lazy: bool) -> None:
+    """Until the daemon let go of its folder; a dead one's folder is removed."""
+    deadline = time.monotonic() + (0.0 if lazy else _EXIT_PATIENCE)
+    current: Record | None = record
+    while current is not None and current.alive:
+        if time.monotonic() > deadline:
+            if lazy:
+                return  # it serves whoever still holds the tree, then ends
+            raise MountFailed(
+                f"{record.point} is unmounted, but its daemon {record.pid} has not ended",
+                hint=f"see {record.log}",
+            )
+        time.sleep(0.01)
+        current = read_record(record.folder)
+    if current is not None:
+        shutil.rmtree(record.folder, ignore_errors=True)
+
+
+def unmount_kernel(point: str, *, lazy: bool = False) -> None:
+    """Take a mount out of the tree of names; MountBusy when it is in use."""
+    if os.geteuid() == 0:
+        command = ["umount", "-i", *(["-l"] if lazy else []), point]
+    else:
+        command = ["fusermount3", "-u", *(["-z"] if lazy else []), point]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return
+    reason = done.stderr.strip().removeprefix("umount: ")
+    if "busy" in reason.lower():
+        raise MountBusy(
+            f"{point} is in use",
+            hint=f"`fuser -vm {point}` says by whom; `aysfs umount --lazy` detaches it now",
+        )
+    raise MountFailed(f"{point} cannot be unmounted: {reason}")
+
+
+def strays(runtime: Path) -> list[str]:
+    """Mount points of ours in the kernel's table that no record speaks of."""
+    known = {record.point for record in records(runtime)}
+    found = {mount.point for mount in kernel_mounts() if mount.kind == FILE_SYSTEM}
+    return sorted(found - known)
+
+
+def _last_lines(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return " | ".join(lines[-_LOG_TAIL:])

@@ -1,0 +1,52 @@
+"""What a mount is asked for: plain values that travel to the daemon as JSON."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from aysfs.cache.fetch import DEADLINE
+from aysfs.cache.usage import Limits
+from aysfs.load import ListRef
+from aysfs.names import parse_name
+
+
+@dataclass(frozen=True)
+class MountOptions:
+    """Everything a daemon needs to know; paths are absolute."""
+
+    services: tuple[str, ...]
+    point: str
+    store: str
+    cache: str
+    runtime: str
+    log: str
+    namespace: str = "dedupe"
+    base: str | None = None
+    engine: str = "fuse"
+    allow_other: bool = False
+    fuse_options: tuple[str, ...] = ()
+    deadline: float = DEADLINE
+    cache_size: int = field(default=Limits().size)
+    keep_free: int = field(default=Limits().keep_free)
+    log_level: str = "info"
+
+    @property
+    def refs(self) -> list[ListRef]:
+        """The lists: full service names, or paths of list files."""
+        return [Path(one) if one.startswith("/") else parse_name(one) for one in self.services]
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the cache."""
+        return Limits(self.cache_size, self.keep_free)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def from_json(text: str) -> MountOptions:
+    """What ``to_json`` wrote."""
+    values = json.loads(text)
+    for name in ("services", "fuse_options"):
+        values[name] = tuple(values[name])
+    return MountOptions(**values)

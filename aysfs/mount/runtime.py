@@ -1,0 +1,155 @@
+"""Where running mounts are known: one folder a mount under the runtime directory.
+
+    <runtime>/<id>/mount.json   what was asked for; id is derived from the mount point
+    <runtime>/<id>/lock         held by the daemon as long as it lives
+    <runtime>/<id>/control      its socket
+
+Serves the daemon, the life of a mount, and ``status``. Reads the kernel's mount table and
+never touches a mounted file system, which may be one that does not answer.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from aysfs.errors import MountFailed
+
+FILE_SYSTEM = "fuse.aysfs"
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+class KernelMount(NamedTuple):
+    """A line of the kernel's mount table. ``device`` is ``major:minor``."""
+
+    point: str
+    device: str
+    kind: str
+    source: str
+
+
+class Record(NamedTuple):
+    """A mount as its folder tells it; ``alive`` when its daemon runs."""
+
+    folder: Path
+    point: str
+    services: tuple[str, ...]
+    log: str
+    pid: int
+    alive: bool
+
+    @property
+    def control(self) -> Path:
+        """The daemon's socket."""
+        return self.folder / "control"
+
+
+def kernel_mounts() -> list[KernelMount]:
+    """Everything mounted in this mount namespace, in mount order."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            left, _, right = line.partition(" - ")
+            fields, (kind, source, *_rest) = left.split(" "), right.split(" ")
+            found.append(KernelMount(_plain(fields[4]), fields[2], kind, _plain(source)))
+    return found
+
+
+def find_kernel_mount(point: str) -> KernelMount | None:
+    """The topmost mount at a point, None when nothing is mounted there."""
+    found = [mount for mount in kernel_mounts() if mount.point == point]
+    return found[-1] if found else None
+
+
+def folder_of(runtime: Path, point: str) -> Path:
+    """The folder of the mount at this point."""
+    return runtime / hashlib.sha256(os.fsencode(point)).hexdigest()[:16]
+
+
+def records(runtime: Path) -> list[Record]:
+    """Every mount that a daemon was started for and not cleaned up after, by mount point."""
+    found = []
+    try:
+        folders = sorted(runtime.iterdir())
+    except FileNotFoundError:
+        return []
+    for folder in folders:
+        record = read_record(folder)
+        if record is not None:
+            found.append(record)
+    return sorted(found, key=lambda record: record.point)
+
+
+def read_record(folder: Path) -> Record | None:
+    """The mount of a folder; None when there is none, or it is half written."""
+    try:
+        text = json.loads((folder / "mount.json").read_text())
+        return Record(
+            folder,
+            str(text["point"]),
+            tuple(text["services"]),
+            str(text["log"]),
+            int(text["pid"]),
+            _is_locked(folder / "lock"),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class Claim:
+    """A daemon's hold on its folder, from before the mount until after the unmount."""
+
+    def __init__(self, runtime: Path, point: str) -> None:
+        """MountFailed when another daemon serves this mount point."""
+        self.folder = folder_of(runtime, point)
+        _private_directory(runtime)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise MountFailed(
+                f"{point} is mounted already", hint=f"`aysfs umount {point}` first"
+            ) from None
+
+    def publish(self, point: str, services: list[str], log: str) -> None:
+        """Write down what is mounted, in one step."""
+        text = {"point": point, "services": services, "log": log, "pid": os.getpid()}
+        tmp = self.folder / "mount.json.tmp"
+        tmp.write_text(json.dumps(text))
+        tmp.rename(self.folder / "mount.json")
+
+    def drop(self) -> None:
+        """Remove the folder and let go of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _private_directory(path: Path) -> None:
+    """A directory of ours alone: whoever can write there could answer for our daemons."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022 or not path.is_dir():
+        raise MountFailed(f"the runtime directory {path} is not ours alone")
+
+
+def _is_locked(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _plain(text: str) -> str:
+    r"""Undo the mount table's ``\040`` for space, tab, newline and backslash."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
