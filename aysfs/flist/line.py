@@ -78,7 +78,7 @@ class LineParser:
         except KeyError:
             mtime_ns = self._new_time(time)
         ext: Ext = ()
-        if ext_text or kind is not Kind.REGULAR or size > MAX_SIZE:
+        if ext_text or kind is not Kind.REGULAR or size > MAX_SIZE or path == b"/":
             ext = _rest(path, kind, size, md5, ext_text)
         return text, Entry(path, kind, mode, uid, gid, size, _unhex(md5), mtime_ns, ext)
 
