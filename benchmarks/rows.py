@@ -1,0 +1,263 @@
+"""The figures: one function a row, each usable alone.
+
+A row gets nothing and returns what it measured, in the unit of its target, with a note that
+holds what the figure was made of. ``ROWS`` is the table, in the order they run: pushing comes
+first, since the others need what it published.
+"""
+
+import statistics
+from collections.abc import Callable
+from typing import NamedTuple
+
+from benchmarks import host
+from benchmarks.host import (
+    ALL_PATHS,
+    FILE_PATHS,
+    LARGE,
+    LARGE_NAME,
+    LARGE_PATHS,
+    MILLION,
+    MOUNT,
+    READERS,
+    TREE,
+    TREE_NAME,
+    Cores,
+    Walked,
+)
+
+
+class Measured(NamedTuple):
+    """A figure, and what it was made of."""
+
+    value: float
+    note: str = ""
+
+
+class Row(NamedTuple):
+    """What to measure and what to reach; ``unit`` is s, MiB, us or x (times the peer's)."""
+
+    name: str
+    what: str
+    target: float
+    unit: str
+    measure: Callable[[], Measured]
+
+
+def ratio(mine: float, peer: float, peer_name: str = "ext4") -> Measured:
+    return Measured(mine / peer, f"{mine:.3f} s; {peer_name} {peer:.3f} s")
+
+
+# --- publishing --------------------------------------------------------------------------
+
+
+def push_first() -> Measured:
+    """Source in the page cache for both; what is written is not waited for by cp."""
+    host.empty_store()
+    copy = host.WORK / "copy"
+    host.remove(copy)
+    host.walk("read", TREE, FILE_PATHS)
+    host.settle()
+    summing = host.timed(
+        ["sh", "-c", 'cd "$1" && xargs -0 md5sum <"$2" >/dev/null', "sh", TREE, FILE_PATHS]
+    )
+    copying = host.timed(["cp", "-r", TREE, copy])
+    host.remove(copy)
+    host.settle()
+    pushing = host.push(TREE_NAME, TREE)
+    return ratio(pushing, summing + copying, f"md5sum {summing:.2f} + cp {copying:.2f} =")
+
+
+def push_again() -> Measured:
+    host.pushed(TREE_NAME, TREE)
+    return Measured(host.push(TREE_NAME, TREE))
+
+
+# --- mounting ----------------------------------------------------------------------------
+
+
+def ready() -> Measured:
+    host.pushed(TREE_NAME, TREE)
+    times = []
+    for _ in range(3):
+        with host.mounted(TREE_NAME) as mount:
+            times.append(mount.seconds)
+    return Measured(statistics.median(times), "median of " + seconds_of(times))
+
+
+def ready_million() -> Measured:
+    with host.mounted(MILLION) as mount:
+        return Measured(mount.seconds)
+
+
+def memory() -> Measured:
+    host.pushed(TREE_NAME, TREE)
+    with host.mounted(TREE_NAME) as mount:
+        fresh = mount.resident()
+        host.walk("lstat", MOUNT, ALL_PATHS)
+        return Measured(fresh, f"after an lstat of everything {mount.resident():.0f} MiB")
+
+
+def memory_million() -> Measured:
+    with host.mounted(MILLION) as mount:
+        return Measured(mount.resident())
+
+
+# --- names and attributes ----------------------------------------------------------------
+
+
+def cold_lstat() -> Measured:
+    """Every placement with a mount of its own: a second walk would not be cold."""
+    host.pushed(TREE_NAME, TREE)
+
+    def measure(cores: Cores) -> Walked:
+        host.drop_caches()
+        with host.mounted(TREE_NAME) as mount:
+            mount.pin(cores.daemon)
+            return host.walk("lstat", MOUNT, ALL_PATHS, core=cores.reader)
+
+    return by_placement(measure)
+
+
+def warm_lstat() -> Measured:
+    host.pushed(TREE_NAME, TREE)
+    host.walk("lstat", TREE, ALL_PATHS)
+    peer = host.fastest(5, lambda: host.walk("lstat", TREE, ALL_PATHS))
+    with host.mounted(TREE_NAME):
+        host.walk("lstat", MOUNT, ALL_PATHS)
+        mine = host.fastest(5, lambda: host.walk("lstat", MOUNT, ALL_PATHS))
+    return ratio(mine.seconds, peer.seconds)
+
+
+# --- reading -----------------------------------------------------------------------------
+
+
+def warm_open() -> Measured:
+    host.pushed(TREE_NAME, TREE)
+    host.cached(TREE_NAME)
+    host.walk("read", TREE, FILE_PATHS)
+    peer = host.fastest(3, lambda: host.walk("read", TREE, FILE_PATHS))
+    with host.mounted(TREE_NAME) as mount:
+        host.walk("read", MOUNT, FILE_PATHS)
+
+        def measure(cores: Cores) -> Walked:
+            mount.pin(cores.daemon)
+            return host.fastest(2, lambda: host.walk("read", MOUNT, FILE_PATHS, core=cores.reader))
+
+        return by_placement(measure, f"; ext4 {microseconds(peer):.1f} us")
+
+
+def read_cached() -> Measured:
+    host.pushed(TREE_NAME, TREE)
+    host.cached(TREE_NAME)
+    peer = read_ext4_cold()
+    with host.mounted(TREE_NAME):
+        host.drop_caches()
+        mine = host.walk("read", MOUNT, FILE_PATHS, readers=READERS)
+    same_bytes(mine, peer)
+    return ratio(mine.seconds, peer.seconds)
+
+
+def read_store() -> Measured:
+    host.pushed(TREE_NAME, TREE)
+    peer = read_ext4_cold()
+    host.remove(host.CACHE)
+    with host.mounted(TREE_NAME):
+        host.drop_caches()
+        mine = host.walk("read", MOUNT, FILE_PATHS, readers=READERS)
+    same_bytes(mine, peer)
+    return ratio(mine.seconds, peer.seconds)
+
+
+def large_warm() -> Measured:
+    host.pushed(LARGE_NAME, LARGE)
+    host.cached(LARGE_NAME)
+    host.walk("read", LARGE, LARGE_PATHS)
+    peer = host.fastest(3, lambda: host.walk("read", LARGE, LARGE_PATHS))
+    with host.mounted(LARGE_NAME):
+        host.walk("read", MOUNT, LARGE_PATHS)
+        mine = host.fastest(3, lambda: host.walk("read", MOUNT, LARGE_PATHS))
+    same_bytes(mine, peer)
+    return ratio(mine.seconds, peer.seconds)
+
+
+def large_cold() -> Measured:
+    host.pushed(LARGE_NAME, LARGE)
+    host.cached(LARGE_NAME)
+
+    def peer_run() -> Walked:
+        host.drop_caches()
+        return host.walk("read", LARGE, LARGE_PATHS)
+
+    def my_run() -> Walked:
+        host.drop_caches()
+        return host.walk("read", MOUNT, LARGE_PATHS)
+
+    peer = host.fastest(3, peer_run)
+    with host.mounted(LARGE_NAME):
+        mine = host.fastest(3, my_run)
+    same_bytes(mine, peer)
+    return ratio(mine.seconds, peer.seconds)
+
+
+# --- shared ------------------------------------------------------------------------------
+
+
+def read_ext4_cold() -> Walked:
+    """Everything by 8 readers from the ordinary tree, page cache cold."""
+    host.drop_caches()
+    return host.walk("read", TREE, FILE_PATHS, readers=READERS)
+
+
+def same_bytes(mine: Walked, peer: Walked) -> None:
+    """A figure for other bytes than the peer's would mean nothing."""
+    if (mine.paths, mine.size) != (peer.paths, peer.size):
+        raise host.FailedError(f"read {mine.size} bytes where ext4 has {peer.size}")
+
+
+def microseconds(walked: Walked) -> float:
+    return walked.seconds * 1e6 / walked.paths
+
+
+def seconds_of(times: list[float]) -> str:
+    return ", ".join(f"{seconds:.2f} s" for seconds in times)
+
+
+def by_placement(measure: Callable[[Cores], Walked], more: str = "") -> Measured:
+    """Microseconds a path in every placement; the best pinned one is judged."""
+    found = {cores.label: microseconds(measure(cores)) for cores in host.placements()}
+    judged = min(value for label, value in found.items() if label != "unpinned")
+    words = ", ".join(f"{label} {value:.1f} us" for label, value in found.items())
+    return Measured(judged, words + more)
+
+
+ROWS = (
+    Row("push_first", "push 60k entries, first time, against md5sum + cp -r", 1.5, "x", push_first),
+    Row("push_again", "push again, nothing changed", 2.0, "s", push_again),
+    Row("ready", "list parsed and mount ready, 60k entries", 1.0, "s", ready),
+    Row("ready_million", "list parsed and mount ready, 1M entries", 12.0, "s", ready_million),
+    Row("memory", "daemon memory, 60k entries", 90.0, "MiB", memory),
+    Row("memory_million", "daemon memory, 1M entries", 600.0, "MiB", memory_million),
+    Row("cold_lstat", "cold lstat of every path", 60.0, "us", cold_lstat),
+    Row("warm_lstat", "warm lstat of every path, against ext4", 1.1, "x", warm_lstat),
+    Row("warm_open", "warm open+read+close a file", 85.0, "us", warm_open),
+    Row(
+        "read_store",
+        "read everything, cache cold, directory store, 8 readers, against ext4",
+        5.0,
+        "x",
+        read_store,
+    ),
+    Row(
+        "read_cached",
+        "read everything, blobs cached, page cache cold, 8 readers, against ext4",
+        3.0,
+        "x",
+        read_cached,
+    ),
+    Row(
+        "large_warm", "1 GiB file, sequential, page cache warm, against ext4", 3.0, "x", large_warm
+    ),
+    Row(
+        "large_cold", "1 GiB file, sequential, page cache cold, against ext4", 2.0, "x", large_cold
+    ),
+)
