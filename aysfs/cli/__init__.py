@@ -1,0 +1,1 @@
+"""The command line: the only place with click, environment variables, exit codes and rich."""

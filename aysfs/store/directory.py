@@ -196,34 +196,39 @@ class DirectoryStore:
         self._write_file(path, fill)
 
     def _write_file(self, target: str, fill: Callable[[int], None]) -> None:
-        """Make a file that is there whole, when ``fill`` ends well, or not at all."""
-        directory, name = os.path.split(target)
-        path = f"{directory}/.{name}.{os.urandom(6).hex()}.tmp"
+        """Make a file that is there whole, when ``fill`` ends well, or not at all.
+
+        Temporary files share the namespace's directory. ext4 places a file by the directory
+        that it is created in: made in 256 different ones, files cost 3 to 7 times more
+        (46 to 98 us against 13), and the rename that brings them there costs 10.
+        """
+        name = f".{target.rpartition('/')[2]}.{os.urandom(6).hex()}.tmp"
+        path = self._path(f"{self._namespace}/{name}")
         with _blaming(path):
-            fd = self._create_file(directory, path)
+            fd = self._with_directories(target, lambda: os.open(path, _CREATE, MODE))
         done = False
         try:
             try:
                 fill(fd)
-            finally:
                 with _blaming(path):
-                    os.close(fd)
+                    os.fchmod(fd, MODE)  # whatever the umask took away
+            finally:
+                os.close(fd)
             with _blaming(target):
-                os.rename(path, target)
+                self._with_directories(target, lambda: os.rename(path, target))
             done = True
         finally:
             if not done:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
 
-    def _create_file(self, directory: str, path: str) -> int:
+    def _with_directories(self, target: str, make: Callable[[], T]) -> T:
+        """Do it, at need again after the directories down to the target's were made."""
         try:
-            fd = os.open(path, _CREATE, MODE)
+            return make()
         except FileNotFoundError:
-            self._make_directories(directory)
-            fd = os.open(path, _CREATE, MODE)
-        os.fchmod(fd, MODE)  # whatever the umask took away
-        return fd
+            self._make_directories(os.path.dirname(target))
+            return make()
 
     def _make_directories(self, directory: str) -> None:
         if self._create:
@@ -235,7 +240,7 @@ class DirectoryStore:
             path = f"{path}/{part}"
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path)
-                os.chmod(path, 0o755)  # noqa: S103 - other users read the store
+                os.chmod(path, 0o755)
 
     def _open_list(self, name: ServiceName) -> OpenList:
         path = self._path(layout.list_path(self._namespace, name))
@@ -306,13 +311,18 @@ def _trouble(path: str, error: OSError) -> StoreTrouble:
     return StoreTrouble(f"{path}: {error.strerror or error}")
 
 
-@contextlib.contextmanager
-def _blaming(path: str) -> Iterator[None]:
+class _blaming:  # noqa: N801 - reads as a statement
     """OSError from the body becomes StoreTrouble that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise _trouble(path, error) from error
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            raise _trouble(self._path, error) from error
 
 
 def _pieces(fd: int, path: str, buffer: memoryview) -> Iterator[memoryview]:

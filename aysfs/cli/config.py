@@ -1,0 +1,199 @@
+"""Settings: option, environment, user's file, system's file, default; in that order.
+
+The only module that reads the environment. A setting ``x`` is ``--x``, ``AYSFS_X`` and the
+key ``x`` of the TOML files.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import click
+import platformdirs
+
+from aysfs.cache.fetch import DEADLINE
+from aysfs.cache.usage import Limits
+from aysfs.errors import BadConfig
+from aysfs.load import ListRef
+from aysfs.names import DEFAULT_DOMAIN, parse_name
+
+SYSTEM_FILE = Path("/etc/aysfs/config.toml")
+
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command works with. Paths are absolute."""
+
+    store: str
+    cache: Path
+    runtime: Path
+    logs: Path
+    namespace: str = "dedupe"
+    default_domain: str = DEFAULT_DOMAIN
+    cache_size: int = Limits().size
+    keep_free: int = Limits().keep_free
+    deadline: float = DEADLINE
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the cache."""
+        return Limits(self.cache_size, self.keep_free)
+
+    def ref(self, text: str) -> ListRef:
+        """A list file for what has a ``/`` or ends in ``.flist``, else a service's name."""
+        if "/" in text or text.endswith(".flist"):
+            return Path(os.path.abspath(text))
+        return parse_name(text, self.default_domain)
+
+
+def load_settings(store: str | None = None, cache: str | None = None) -> Settings:
+    """The settings of this process; BadConfig names the file, key and what is wrong."""
+    system = _read(SYSTEM_FILE)
+    user = _read(_user_file())
+    known = {**_defaults(), **system, **user, **_environment()}
+    if store is not None:
+        known["store"] = (store, "--store")
+    if cache is not None:
+        known["cache"] = (cache, "--cache")
+    return Settings(
+        store=_store_url(_text(known, "store")),
+        cache=_path(known, "cache"),
+        runtime=_path(known, "runtime"),
+        logs=_path(known, "logs"),
+        namespace=_text(known, "namespace"),
+        default_domain=_text(known, "default_domain"),
+        cache_size=_size(known, "cache_size"),
+        keep_free=_size(known, "keep_free"),
+        deadline=_seconds(known, "deadline"),
+    )
+
+
+def settings_options(
+    command: Callable[Concatenate[Settings, P], R],
+) -> Callable[..., R]:
+    """``--store`` and ``--cache`` for a command, which gets the Settings as first argument."""
+
+    @click.option("--store", metavar="URL", help="The store (AYSFS_STORE).")
+    @click.option("--cache", metavar="DIR", help="The cache directory (AYSFS_CACHE).")
+    @wraps(command)
+    def wrapper(store: str | None, cache: str | None, *args: P.args, **kwargs: P.kwargs) -> R:
+        return command(load_settings(store, cache), *args, **kwargs)
+
+    return wrapper
+
+
+Known = dict[str, tuple[object, str]]
+"""A setting's value and where it was found."""
+
+
+def _defaults() -> Known:
+    limits = Limits()
+    values: dict[str, object] = {
+        "namespace": "dedupe",
+        "default_domain": DEFAULT_DOMAIN,
+        "cache_size": limits.size,
+        "keep_free": limits.keep_free,
+        "deadline": DEADLINE,
+    }
+    if os.geteuid() == 0:
+        values |= {
+            "store": "/var/lib/aysfs/store",
+            "cache": "/var/cache/aysfs",
+            "runtime": "/run/aysfs",
+            "logs": "/var/log/aysfs",
+        }
+    else:
+        runtime = os.environ.get("XDG_RUNTIME_DIR")
+        values |= {
+            "store": str(platformdirs.user_data_path("aysfs") / "store"),
+            "cache": str(platformdirs.user_cache_path("aysfs")),
+            "runtime": f"{runtime}/aysfs" if runtime else f"/tmp/aysfs-{os.geteuid()}",
+            "logs": str(platformdirs.user_state_path("aysfs") / "log"),
+        }
+    return {name: (value, "the default") for name, value in values.items()}
+
+
+def _user_file() -> Path:
+    chosen = os.environ.get("AYSFS_CONFIG")
+    if chosen:
+        if not Path(chosen).exists():
+            raise BadConfig(f"AYSFS_CONFIG names {chosen}, which is not there")
+        return Path(chosen)
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(home) / "aysfs" / "config.toml"
+
+
+def _read(path: Path) -> Known:
+    try:
+        with open(path, "rb") as file:
+            values: Mapping[str, object] = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{path}: {error}") from error
+    unknown = sorted(set(values) - set(Settings.__dataclass_fields__))
+    if unknown:
+        known = ", ".join(sorted(Settings.__dataclass_fields__))
+        raise BadConfig(f"{path}: no such setting `{unknown[0]}`", hint=f"known: {known}")
+    return {name: (value, str(path)) for name, value in values.items()}
+
+
+def _environment() -> Known:
+    found: Known = {}
+    for name in Settings.__dataclass_fields__:
+        variable = f"AYSFS_{name.upper()}"
+        if os.environ.get(variable):
+            found[name] = (os.environ[variable], variable)
+    return found
+
+
+def _text(known: Known, name: str) -> str:
+    value, where = known[name]
+    if not isinstance(value, str) or not value:
+        raise BadConfig(f"{where}: `{name}` must be a text")
+    return value
+
+
+def _path(known: Known, name: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(_text(known, name))))
+
+
+def _store_url(text: str) -> str:
+    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
+
+
+def parse_size(value: object, what: str) -> int:
+    """Bytes from ``20G``, ``512 MiB`` or a plain number; BadConfig names ``what``."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise BadConfig(f"{what} must be a size such as 20G, not {value!r}")
+    return int(match[1]) << _UNITS[match[2].lower()]
+
+
+def _size(known: Known, name: str) -> int:
+    value, where = known[name]
+    return parse_size(value, f"{where}: `{name}`")
+
+
+def _seconds(known: Known, name: str) -> float:
+    value, where = known[name]
+    try:
+        seconds = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise BadConfig(f"{where}: `{name}` must be a number of seconds, not {value!r}")
+    return seconds

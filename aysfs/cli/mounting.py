@@ -1,0 +1,187 @@
+"""``aysfs mount``, ``umount``, ``status``, ``reload``."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import click
+
+from aysfs.cli.config import Settings, settings_options
+from aysfs.cli.render import note, show_json, size_text
+from aysfs.errors import AysfsError, BadConfig, MountFailed
+from aysfs.mount import life
+from aysfs.mount.control import Answer, ask
+from aysfs.mount.daemon import run
+from aysfs.mount.options import MountOptions
+from aysfs.mount.runtime import Record, find_kernel_mount, folder_of, read_record, records
+
+# Options of mount(8) and fstab that are for others, or already so.
+_IGNORED = {"ro", "auto", "noauto", "user", "users", "nouser", "nofail", "_netdev", "defaults"}
+_REFUSED = {"rw", "remount", "bind"}
+
+
+@click.command("mount")
+@click.argument("services", nargs=-1, required=True, metavar="SERVICE... DIR")
+@click.option("--base", help="The path of the list that the mount point shows.")
+@click.option("--engine", type=click.Choice(["auto", "fuse"]), default="auto", show_default=True)
+@click.option("--foreground", "-f", is_flag=True, help="Serve in this process, log to stderr.")
+@click.option("--allow-other", is_flag=True, help="Let other users in (root: always so).")
+@click.option("-o", "options", multiple=True, metavar="OPT[,OPT]", help="Mount options.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info"
+)
+@settings_options
+def mount_command(
+    settings: Settings,
+    services: tuple[str, ...],
+    base: str | None,
+    engine: str,
+    foreground: bool,
+    allow_other: bool,
+    options: tuple[str, ...],
+    log_level: str,
+) -> None:
+    """Mount one or several SERVICEs at DIR; the first named wins where they clash.
+
+    Returns when the tree is usable; a daemon serves it until it is unmounted.
+    """
+    if len(services) < 2:
+        raise click.UsageError("a service and a mount point are needed")
+    *names, directory = services
+    fuse_options, allowed = split_options(options)
+    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+        raise MountFailed("there is no fusermount3", hint="install fuse3")
+    point = life.check_point(Path(directory))
+    log = settings.logs / f"{folder_of(settings.runtime, point).name}.log"
+    wanted = MountOptions(
+        services=tuple(str(settings.ref(name)) for name in names),
+        point=point,
+        store=settings.store,
+        cache=str(settings.cache),
+        runtime=str(settings.runtime),
+        log=str(log),
+        namespace=settings.namespace,
+        base=base,
+        engine=engine,
+        allow_other=allow_other or allowed,
+        fuse_options=fuse_options,
+        deadline=settings.deadline,
+        cache_size=settings.cache_size,
+        keep_free=settings.keep_free,
+        log_level=log_level,
+    )
+    record = read_record(folder_of(settings.runtime, point))
+    if record is not None and record.alive:
+        raise MountFailed(
+            f"{', '.join(record.services)} is mounted at {point} already",
+            hint=f"`aysfs umount {point}` first, or `aysfs reload {point}`",
+        )
+    if foreground:
+        _serve_here(wanted)
+    else:
+        life.start(wanted)
+
+
+def split_options(options: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+    """What is left of ``-o`` for fuse, and whether others are let in."""
+    chosen = [one for text in options for one in text.split(",") if one]
+    refused = [one for one in chosen if one in _REFUSED]
+    if refused:
+        raise BadConfig(f"-o {refused[0]}: a mount is read-only and new")
+    left = tuple(
+        one
+        for one in chosen
+        if one not in _IGNORED and one != "allow_other" and not one.startswith("x-")
+    )
+    return left, "allow_other" in chosen
+
+
+def _serve_here(options: MountOptions) -> None:
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    run(options, lambda: note(f"{options.point} is mounted"))
+
+
+@click.command("umount")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--lazy", "-l", is_flag=True, help="Detach now, even while it is in use.")
+@settings_options
+def umount_command(settings: Settings, directory: Path, lazy: bool) -> None:
+    """Unmount DIRECTORY and wait until its daemon has left."""
+    life.stop(settings.runtime, directory, lazy=lazy)
+
+
+@click.command("reload")
+@click.argument("directory", type=click.Path(path_type=Path))
+@settings_options
+def reload_command(settings: Settings, directory: Path) -> None:
+    """Read the lists of a mount again and show the newer tree.
+
+    Open files and working directories keep the tree they have.
+    """
+    answer = ask(life.find(settings.runtime, directory).control, "reload", settings.deadline + 10)
+    what = "the newer list is shown" if answer["changed"] else "nothing has changed"
+    click.echo(f"{what}: {answer['entries']} entries")
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Everything, for scripts.")
+@settings_options
+def status_command(settings: Settings, as_json: bool) -> None:
+    """Show every mount of this user: how it is served, hits, misses, bytes."""
+    answers = [_status(record) for record in records(settings.runtime)]
+    known = {str(answer["point"]) for answer in answers}
+    for point in life.strays(settings.runtime):
+        if point not in known:
+            answers.append({"point": point, "state": "mounted by somebody else"})
+    if as_json:
+        show_json(answers)
+        return
+    if not answers:
+        click.echo("nothing is mounted")
+    for answer in answers:
+        _show(answer)
+
+
+def _status(record: Record) -> Answer:
+    base: Answer = {
+        "point": record.point,
+        "services": list(record.services),
+        "pid": record.pid,
+        "log": record.log,
+    }
+    if not record.alive:
+        mounted = find_kernel_mount(record.point) is not None
+        state = "dead: mount again to repair" if mounted else "dead: unmounted"
+        return base | {"state": state}
+    try:
+        return base | ask(record.control, "status") | {"state": "serving"}
+    except AysfsError as error:
+        return base | {"state": f"not answering: {error}"}
+
+
+def _show(answer: Answer) -> None:
+    services = answer.get("services")
+    names = ", ".join(map(str, services)) if isinstance(services, list) else "?"
+    click.echo(f"{answer['point']}: {names} ({answer['state']})")
+    if answer["state"] != "serving":
+        return
+    numbers = {key: value for key, value in answer.items() if isinstance(value, int)}
+    click.echo(
+        f"  engine {answer['engine']} ({answer['why']}), pid {answer['pid']},"
+        f" {numbers['entries']} entries, {size_text(numbers['size'])}"
+    )
+    click.echo(
+        f"  {numbers['hits']} hits, {numbers['misses']} misses,"
+        f" {size_text(numbers['fetched_bytes'])} fetched, {numbers['failures']} failed,"
+        f" {numbers['open_files']} open"
+    )
+    flights = answer["in_flight"]
+    assert isinstance(flights, list)
+    for flight in flights[:10]:
+        click.echo(
+            f"  fetching {flight['why']}: {size_text(flight['here'])} of"
+            f" {size_text(flight['size'])}, {flight['waiting']} waiting"
+        )

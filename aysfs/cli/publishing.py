@@ -1,0 +1,61 @@
+"""``aysfs push``."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import click
+
+from aysfs.cli.config import Settings, settings_options
+from aysfs.cli.progress import progress
+from aysfs.cli.render import show_json, size_text
+from aysfs.cli.session import run_async
+from aysfs.errors import BadName
+from aysfs.names import ServiceName
+from aysfs.publish.hash_cache import HashCache
+from aysfs.publish.push import PushReport, push
+from aysfs.store.open import open_store
+
+
+@click.command("push")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="The service, e.g. jumpscale__base.")
+@click.option("--base", help="Where the tree belongs; the directory's own path by default.")
+@click.option("--json", "as_json", is_flag=True, help="Report for scripts.")
+@settings_options
+def push_command(
+    settings: Settings, directory: Path, name: str, base: str | None, as_json: bool
+) -> None:
+    """Put the files of DIRECTORY into the store, only what is missing, and publish the list."""
+    ref = settings.ref(name)
+    if not isinstance(ref, ServiceName):
+        raise BadName(f"`{name}` is a file, not a service", hint="--name takes domain__name")
+    if not directory.is_dir():
+        raise BadName(f"there is no directory {directory}")
+    report = run_async(partial(_push, settings, directory, ref, base))
+    if as_json:
+        show_json(report._asdict() | {"name": str(ref), "list_md5": report.list_md5.hex()})
+        return
+    click.echo(
+        f"{ref}: {report.files} files, {size_text(report.bytes)};"
+        f" {report.uploaded_blobs} blobs ({size_text(report.uploaded_bytes)}) were new,"
+        f" {report.present_blobs} already there"
+    )
+
+
+async def _push(
+    settings: Settings, directory: Path, name: ServiceName, base: str | None
+) -> PushReport:
+    store = open_store(settings.store, namespace=settings.namespace, create=True)
+    try:
+        with progress("push") as meter:
+            return await push(
+                directory,
+                name,
+                store,
+                base=None if base is None else os.fsencode(base),
+                hash_cache=HashCache(settings.cache),
+                progress=lambda _phase, done, _total: meter(0, done),
+            )
+    finally:
+        await store.aclose()

@@ -1,0 +1,195 @@
+"""``aysfs ls``, ``cat``, ``stat``, ``fetch``, ``unpack``: a service without a mount."""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import click
+
+from aysfs.cache.bulk import BulkReport, Wanted, fetch_all
+from aysfs.cli.config import Settings, settings_options
+from aysfs.cli.progress import progress
+from aysfs.cli.render import note, show_json, size_text
+from aysfs.cli.session import fetching, load, run_async
+from aysfs.errors import PathMissing
+from aysfs.load import Loaded
+from aysfs.tree import ROOT, Node, Tree
+from aysfs.unpack import UnpackReport, unpack
+
+
+def _split(text: str) -> tuple[str, bytes]:
+    """``NAME:PATH`` as name and path."""
+    name, _, path = text.partition(":")
+    return name, os.fsencode(path)
+
+
+def _load(settings: Settings, names: Sequence[str]) -> Loaded:
+    return run_async(partial(load, settings, names))
+
+
+@click.command("ls")
+@click.argument("what", metavar="NAME[:PATH]")
+@click.option("-l", "long", is_flag=True, help="Mode, owner, size, time.")
+@click.option("-R", "--recursive", is_flag=True, help="Everything below.")
+@settings_options
+def ls_command(settings: Settings, what: str, long: bool, recursive: bool) -> None:
+    """List a service, or a directory or file in it."""
+    name, path = _split(what)
+    tree = _load(settings, [name]).tree
+    top = tree.resolve(path, follow=not long or path.endswith(b"/"))
+    write = sys.stdout.buffer.write
+    if not tree.is_directory(top):
+        write(_line(tree, top, path, long))
+    elif recursive:
+        for node in tree.walk(top):
+            write(_line(tree, node, tree.path(node), long))
+    else:
+        for child in tree.children(top):
+            write(_line(tree, Node(child), tree.names[child], long))
+
+
+def _line(tree: Tree, node: Node, shown: bytes, long: bool) -> bytes:
+    if not long:
+        return shown + b"\n"
+    columns = tree.columns
+    mode = columns.modes[node]
+    moment = datetime.fromtimestamp(columns.mtimes[node] // 1_000_000_000, UTC)
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        size = "{}, {}".format(*tree.rdev(node))
+    else:
+        size = str(columns.sizes[node])
+    text = (
+        f"{stat.filemode(mode)} {columns.nlinks[node]:3} {columns.uids[node]:5}"
+        f" {columns.gids[node]:5} {size:>10} {moment:%Y-%m-%d %H:%M} "
+    )
+    arrow = b" -> " + tree.target(node) if stat.S_ISLNK(mode) else b""
+    return text.encode() + shown + arrow + b"\n"
+
+
+@click.command("stat")
+@click.argument("what", metavar="NAME[:PATH]")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@settings_options
+def stat_command(settings: Settings, what: str, as_json: bool) -> None:
+    """Show everything known of a path: attributes, md5, and the list it comes from."""
+    name, path = _split(what)
+    loaded = _load(settings, [name])
+    tree = loaded.tree
+    entry = tree.entry(tree.resolve(path, follow=False))
+    shown: dict[str, object] = {
+        "path": os.fsdecode(entry.path),
+        "type": stat.filemode(tree.modes[tree.resolve(path, follow=False)])[0],
+        "mode": f"{entry.mode:04o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "size": entry.size,
+        "mtime": f"{entry.mtime_ns // 10**9}.{entry.mtime_ns % 10**9:09}",
+        "source": loaded.lists[0].source,
+    }
+    if any(entry.digest):
+        shown["md5"] = entry.digest.hex()
+    shown |= {os.fsdecode(key): os.fsdecode(value) for key, value in entry.ext}
+    if as_json:
+        show_json(shown)
+        return
+    for key, value in shown.items():
+        click.echo(f"{key:>8}: {value}")
+
+
+@click.command("cat")
+@click.argument("what", metavar="NAME:PATH")
+@settings_options
+def cat_command(settings: Settings, what: str) -> None:
+    """Write a file of a service to standard output, verified before the first byte."""
+    name, path = _split(what)
+    tree = _load(settings, [name]).tree
+    node = tree.inode(tree.resolve(path))
+    shown = os.fsdecode(path)
+    if not tree.is_regular(node):
+        raise PathMissing(f"{shown} is no regular file")
+    run_async(partial(_cat, settings, tree, node, shown))
+
+
+async def _cat(settings: Settings, tree: Tree, node: Node, shown: str) -> None:
+    size = tree.sizes[node]
+    if not size:
+        return
+    async with fetching(settings) as fetcher:
+        descriptor = await fetcher.open(tree.digest(node), size, shown)
+        with os.fdopen(descriptor, "rb") as file:
+            while chunk := file.read(1 << 20):
+                sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+
+@click.command("fetch")
+@click.argument("name")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--json", "as_json", is_flag=True, help="Report for scripts.")
+@settings_options
+def fetch_command(settings: Settings, name: str, paths: tuple[str, ...], as_json: bool) -> None:
+    """Bring the blobs of a service, or of PATHs in it, into the cache."""
+    tree = _load(settings, [name]).tree
+    tops = [tree.resolve(os.fsencode(path)) for path in paths] or [ROOT]
+    wanted = list(_blobs(tree, tops))
+    report, fetched = run_async(partial(_fetch, settings, wanted))
+    size = sum(one.size for one in wanted)
+    if as_json:
+        show_json(
+            {
+                "blobs": report.blobs,
+                "bytes": size,
+                "fetched_bytes": fetched,
+                "failed": report.failed,
+                "failures": list(report.failures),
+            }
+        )
+    else:
+        click.echo(f"{report.blobs} blobs, {size_text(size)}; {size_text(fetched)} fetched")
+    if report.first_error is not None:
+        for line in report.failures[1:]:
+            note(f"aysfs: {line}")
+        raise report.first_error
+
+
+async def _fetch(settings: Settings, wanted: list[Wanted]) -> tuple[BulkReport, int]:
+    async with fetching(settings) as fetcher:
+        with progress("fetch", len(wanted)) as meter:
+            report = await fetch_all(fetcher, wanted, meter)
+        return report, fetcher.counters.fetched_bytes
+
+
+def _blobs(tree: Tree, tops: Sequence[Node]) -> Iterator[Wanted]:
+    """Every blob below some nodes, once."""
+    seen = set()
+    for top in tops:
+        for node in tree.walk(top):
+            size = tree.sizes[node]
+            digest = tree.digest(node)
+            if size and tree.is_regular(node) and digest not in seen:
+                seen.add(digest)
+                yield Wanted(digest, size, os.fsdecode(tree.list_path(node)))
+
+
+@click.command("unpack")
+@click.argument("name")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--base", help="The path of the list that DIRECTORY becomes.")
+@settings_options
+def unpack_command(settings: Settings, name: str, directory: Path, base: str | None) -> None:
+    """Write a service as ordinary files into DIRECTORY, which must be new or empty."""
+    tree = run_async(partial(load, settings, [name], base)).tree
+    report = run_async(partial(_unpack, settings, tree, directory))
+    click.echo(f"{report.entries} entries, {size_text(report.size)}")
+    for what, count in sorted(report.skipped.items()):
+        note(f"aysfs: {what} not set on {count} entries: this needs root")
+
+
+async def _unpack(settings: Settings, tree: Tree, directory: Path) -> UnpackReport:
+    async with fetching(settings) as fetcher:
+        with progress("unpack", len(tree)) as meter:
+            return await unpack(tree, directory, fetcher, meter)

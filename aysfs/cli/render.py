@@ -1,0 +1,65 @@
+"""What a person or a script sees: errors, sizes, JSON. Words live here."""
+
+import json
+import os
+import sys
+
+import click
+
+from aysfs.errors import AysfsError, ExitCode
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first real error inside the groups that nurseries raise."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def exit_code(error: BaseException) -> int:
+    """The named exit code of an error."""
+    error = first_of(error)
+    if isinstance(error, AysfsError):
+        return int(error.code)
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return int(ExitCode.INTERRUPTED)
+    if isinstance(error, SystemExit):
+        return int(error.code or 0)
+    return int(ExitCode.FAILURE)
+
+
+def show_error(error: BaseException) -> None:
+    """One line on standard error, and the next step when there is one."""
+    error = first_of(error)
+    if isinstance(error, SystemExit):
+        return
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        click.echo("aysfs: interrupted", err=True)
+    elif isinstance(error, BrokenPipeError):  # `aysfs ls ... | head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif isinstance(error, AysfsError):
+        click.echo(f"aysfs: {error}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+    else:
+        click.echo(f"aysfs: internal error: {type(error).__name__}: {error}", err=True)
+        click.echo("  run it again as `aysfs --debug ...` for the traceback", err=True)
+
+
+def note(line: str) -> None:
+    """A line for people, which must not mix with what a script reads."""
+    click.echo(line, err=True)
+
+
+def show_json(value: object) -> None:
+    """A value for scripts."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: ``13.4 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

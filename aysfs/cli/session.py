@@ -1,0 +1,53 @@
+"""A store, a cache and a fetch service for the length of one command."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+
+import trio
+
+from aysfs.cache.blobs import Cache
+from aysfs.cache.fetch import Fetcher, open_fetcher
+from aysfs.cache.recovery import recover
+from aysfs.cli.config import Settings
+from aysfs.cli.render import first_of, note
+from aysfs.errors import StoreTrouble
+from aysfs.load import Loaded, load_tree
+from aysfs.store.open import open_store
+
+T = TypeVar("T")
+
+
+def run_async(work: Callable[[], Awaitable[T]]) -> T:
+    """Run to the end; the first real error of a group comes out as itself."""
+    try:
+        return trio.run(work)
+    except BaseExceptionGroup as group:
+        raise first_of(group) from None
+
+
+async def load(settings: Settings, names: Sequence[str], base: str | None = None) -> Loaded:
+    """The tree of these services, within the deadline."""
+    store = open_store(settings.store, namespace=settings.namespace)
+    try:
+        with trio.move_on_after(settings.deadline):
+            refs = [settings.ref(name) for name in names]
+            return await load_tree(store, refs, base=base.encode() if base else None)
+        raise StoreTrouble(f"{store.label}: no list within {settings.deadline:g} s")
+    finally:
+        await store.aclose()
+
+
+@asynccontextmanager
+async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
+    """A fetch service over the configured store and cache."""
+    async with AsyncExitStack() as stack:
+        cache = Cache(settings.cache, settings.limits, report=lambda line: note(f"aysfs: {line}"))
+        stack.callback(cache.close)
+        await trio.to_thread.run_sync(recover, cache)
+        store = open_store(settings.store, namespace=settings.namespace)
+        stack.push_async_callback(store.aclose)
+        fetcher = await stack.enter_async_context(
+            open_fetcher(cache, store, deadline=settings.deadline)
+        )
+        yield fetcher
