@@ -14,6 +14,7 @@ from aysfs.flist.line import CACHED, LineParser, format_time, parse_time
 from aysfs.flist.text import CHUNK, MAX_LINE
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "lists" / "every-kind.flist"
+FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
 TIME = 1449571931_123456789
 HELLO = digest.of(b"hello\n")
 ZEROS = b"0" * 32
@@ -422,3 +423,19 @@ def test_the_columns_remembered_are_bounded() -> None:
         time = format_time(number)
         parser.parse(LINE.replace(b"1.000000000", time).replace(b"|0|0|", b"|%d|0|" % number))
     assert len(parser._times) == len(parser._attributes) == 10
+
+
+def test_the_lists_in_the_documentation_are_lists() -> None:
+    text = FORMAT.read_text()
+    example = re.search(r"(?:^    .*\n)+", text[text.index("    #flist 2") :], re.MULTILINE)
+    assert example
+    data = re.sub("^    ", "", example[0], flags=re.MULTILINE).encode()
+    header, entries = read(data)
+    assert (header.base, len(entries)) == (b"/opt/demo", 4)
+    assert write(header, entries) == data
+
+
+def test_the_bytes_in_the_documentation_are_the_bytes() -> None:
+    section = FORMAT.read_text().partition("### One file, byte by byte")[2]
+    digits = re.findall(r"^    ((?:[0-9A-F]{2} )+)", section, re.MULTILINE)
+    assert bytes.fromhex("".join(digits)) == body(LINE)
