@@ -92,7 +92,8 @@ class Fetcher:
             if flight.error is not None:
                 raise flight.error
             assert flight.descriptor is not None
-            return os.dup(flight.descriptor)
+            # Not a dup: readers must not share an offset. Works for an unlinked blob as well.
+            return os.open(f"/proc/self/fd/{flight.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             flight.leave()
 
@@ -136,9 +137,10 @@ class Fetcher:
             flight.error = StoreTrouble(f"blob {flight.digest.hex()}: internal error: {error!r}")
         finally:
             del self._flights[flight.digest]
-            if flight.descriptor is None and flight.error is None:
-                flight.error = Stalled(f"blob {flight.digest.hex()}: the daemon is stopping")
-            self._account(flight)
+            if flight.descriptor is None and flight.error is None:  # cancelled: we are ending
+                flight.error = Stalled(f"blob {flight.digest.hex()}: the fetch service has ended")
+            else:
+                self._account(flight)
             flight.done.set()
             flight.settle()
 

@@ -1,0 +1,114 @@
+"""Eviction: the oldest first, never what is read, and space counts when it is free."""
+
+import mmap
+import os
+from pathlib import Path
+
+from aysfs import digest as digests
+from aysfs.cache.blobs import Cache
+from aysfs.cache.eviction import make_room, shrink
+from aysfs.cache.recovery import flush, recover, scrub
+from aysfs.cache.usage import Limits
+from aysfs.digest import Digest
+
+PAGE = 4096
+
+
+def insert(cache: Cache, data: bytes) -> Digest:
+    digest = digests.of(data)
+    insertion = cache.insertion(digest, len(data))
+    insertion.write(data)
+    os.close(insertion.commit())
+    return digest
+
+
+def fill(cache: Cache, count: int) -> list[Digest]:
+    return [insert(cache, bytes([number]) * PAGE) for number in range(count)]
+
+
+def test_the_oldest_goes_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
+    blobs = fill(cache, 10)
+    done = make_room(cache, PAGE)
+    assert 1 <= done.blobs < 10
+    here = [cache.has(digest, PAGE) for digest in blobs]
+    assert here == sorted(here)
+    assert cache.usage.used == sum(here) * PAGE
+    cache.close()
+
+
+def test_nothing_is_evicted_when_there_is_room(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
+    fill(cache, 3)
+    assert make_room(cache, PAGE).blobs == 0
+    cache.close()
+
+
+def test_an_open_blob_stays_and_does_not_count_as_freed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
+    blobs = fill(cache, 2)
+    reader = cache.open(blobs[0], PAGE)
+    assert reader is not None
+    done = shrink(cache, 0)
+    assert (done.blobs, done.in_use) == (1, 1)
+    assert cache.usage.used == PAGE
+    assert os.pread(reader, PAGE, 0) == bytes(PAGE)
+    os.close(reader)
+    assert shrink(cache, 0).blobs == 1
+    assert cache.usage.used == 0
+    cache.close()
+
+
+def test_a_mapped_blob_stays(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
+    (digest,) = fill(cache, 1)
+    with open(cache.path(digest), "rb") as file:
+        mapped = mmap.mmap(file.fileno(), PAGE, prot=mmap.PROT_READ)
+    assert shrink(cache, 0).in_use == 1
+    mapped.close()
+    assert shrink(cache, 0).blobs == 1
+    cache.close()
+
+
+def test_a_wrong_count_is_put_right(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
+    fill(cache, 2)
+    cache.usage.recount(10 * PAGE)
+    make_room(cache, PAGE)
+    assert cache.usage.used <= 2 * PAGE
+    cache.close()
+
+
+def test_a_scrub_finds_what_a_stamp_cannot_show(tmp_path: Path) -> None:
+    reports: list[str] = []
+    cache = Cache(tmp_path / "cache", Limits(keep_free=0), report=reports.append)
+    good, rotten = fill(cache, 2)
+    status = os.stat(cache.path(rotten))
+    os.chmod(cache.path(rotten), 0o600)
+    with open(cache.path(rotten), "r+b") as file:
+        file.write(b"rot")
+    os.utime(cache.path(rotten), ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert cache.has(rotten, PAGE)
+    assert scrub(cache) == (2, 1)
+    assert not cache.has(rotten, PAGE)
+    assert cache.has(good, PAGE)
+    assert len(reports) == 1
+    assert rotten.hex() in reports[0]
+    cache.close()
+
+
+def test_after_a_crash_what_was_not_flushed_is_hashed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(keep_free=0))
+    (flushed,) = fill(cache, 1)
+    flush(cache, "boot-one")
+    torn = insert(cache, b"torn" * 1024)
+    status = os.stat(cache.path(torn))
+    os.chmod(cache.path(torn), 0o600)
+    with open(cache.path(torn), "r+b") as file:
+        file.write(bytes(1024))
+    os.utime(cache.path(torn), ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert recover(cache, "boot-one") == 0
+    assert recover(cache, "boot-two") == 1
+    assert cache.has(flushed, PAGE)
+    assert not cache.has(torn, 4096)
+    cache.close()

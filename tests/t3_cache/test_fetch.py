@@ -1,0 +1,264 @@
+"""The fetch service: one flight a digest, every fault an error, nothing left behind."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from aysfs import digest as digests
+from aysfs.cache.blobs import Cache
+from aysfs.cache.bulk import Wanted, fetch_all
+from aysfs.cache.fetch import Fetcher, open_fetcher
+from aysfs.cache.usage import Limits
+from aysfs.digest import Digest
+from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoSpace, Stalled, StoreTrouble
+from aysfs.store.faults import (
+    AnswersAnother,
+    Counts,
+    FailsOnce,
+    FlipsLastByte,
+    Passes,
+    Stalls,
+    Truncates,
+)
+from aysfs.store.memory import MemoryStore
+from aysfs.store.protocol import Sink, Store
+from tests.conftest import ExpectOutput, open_descriptors
+
+DATA = b"some content" * 1000
+
+
+@pytest.fixture(autouse=True)
+def failures_are_logged(expected_output: ExpectOutput) -> None:
+    """A failed fetch leaves one warning, which is what these tests provoke."""
+    expected_output(r"^WARNING +aysfs\.cache\.fetch:.*$")
+
+
+@asynccontextmanager
+async def serving(
+    tmp_path: Path, store: Store, limits: Limits | None = None, deadline: float = 60.0
+) -> AsyncIterator[Fetcher]:
+    cache = Cache(tmp_path / "cache", limits or Limits(keep_free=0))
+    try:
+        async with open_fetcher(cache, store, deadline=deadline) as fetcher:
+            yield fetcher
+            assert fetcher.in_flight() == []
+            left = set(os.listdir(cache.usage.directory))
+            assert left <= {"alive", "reserved", "synced"}
+    finally:
+        cache.close()
+
+
+async def read(fetcher: Fetcher, digest: Digest, size: int) -> bytes:
+    with os.fdopen(await fetcher.open(digest, size, "a test"), "rb") as file:
+        return file.read()
+
+
+async def test_a_blob_is_fetched_once_and_then_hit(tmp_path: Path, no_leaks: None) -> None:
+    memory = MemoryStore()
+    store = Counts(memory)
+    digest = memory.add(DATA)
+    async with serving(tmp_path, store) as fetcher:
+        assert await read(fetcher, digest, len(DATA)) == DATA
+        assert await read(fetcher, digest, len(DATA)) == DATA
+        assert (fetcher.counters.hits, fetcher.counters.misses) == (1, 1)
+
+
+async def test_a_hundred_readers_make_one_flight(tmp_path: Path, no_leaks: None) -> None:
+    memory = MemoryStore()
+    digest = memory.add(DATA)
+    got: list[bytes] = []
+    async with serving(tmp_path, memory) as fetcher:
+
+        async def reader() -> None:
+            got.append(await read(fetcher, digest, len(DATA)))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(reader)
+        assert fetcher.counters.misses == 1
+    assert got == [DATA] * 100
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (lambda store: FlipsLastByte(store), Corrupt),
+        (lambda store: Truncates(store, 100), Corrupt),
+        (lambda store: Truncates(store, 0), Corrupt),
+        (lambda store: AnswersAnother(store, b"<html>please log in</html>"), Corrupt),
+        (lambda store: AnswersAnother(store, DATA + b"!"), Corrupt),
+        (lambda store: FailsOnce(store), StoreTrouble),
+    ],
+)
+async def test_a_fault_is_an_error_and_nothing_is_kept(
+    tmp_path: Path, no_leaks: None, fault: object, error: type[AysfsError]
+) -> None:
+    memory = MemoryStore()
+    digest = memory.add(DATA)
+    assert callable(fault)
+    async with serving(tmp_path, fault(memory)) as fetcher:
+        with pytest.raises(error):
+            await fetcher.open(digest, len(DATA))
+        assert not fetcher.cache.is_doubtful(digest)
+        assert fetcher.cache.usage.used == 0
+
+
+async def test_a_store_that_comes_back_is_asked_again(tmp_path: Path, no_leaks: None) -> None:
+    memory = MemoryStore()
+    digest = memory.add(DATA)
+    async with serving(tmp_path, FailsOnce(memory)) as fetcher:
+        with pytest.raises(StoreTrouble):
+            await fetcher.open(digest, len(DATA))
+        assert await read(fetcher, digest, len(DATA)) == DATA
+
+
+async def test_a_missing_blob_is_missing_for_all_who_ask(tmp_path: Path, no_leaks: None) -> None:
+    memory = MemoryStore()
+    digest = digests.of(b"nowhere")
+    failed = 0
+    async with serving(tmp_path, memory) as fetcher:
+
+        async def reader() -> None:
+            nonlocal failed
+            with pytest.raises(BlobMissing):
+                await fetcher.open(digest, 7)
+            failed += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(200):
+                nursery.start_soon(reader)
+        assert fetcher.counters.misses == 1
+        assert failed == 200
+        memory.add(b"nowhere")
+        assert await read(fetcher, digest, 7) == b"nowhere"
+
+
+async def test_a_stall_ends_at_the_deadline(
+    tmp_path: Path, no_leaks: None, autojump_clock: MockClock
+) -> None:
+    memory = MemoryStore()
+    digest = memory.add(DATA)
+    async with serving(tmp_path, Stalls(memory, after=10), deadline=60) as fetcher:
+        started = trio.current_time()
+        with pytest.raises(Stalled):
+            await fetcher.open(digest, len(DATA))
+        assert 60 <= trio.current_time() - started <= 130
+
+
+class Drips(Passes):
+    """A byte now and then: slow is not stalled."""
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        for byte in await self._bytes(digest, size):
+            await trio.sleep(30)
+            sink.write(bytes([byte]))
+
+
+async def test_slow_is_not_stalled(
+    tmp_path: Path, no_leaks: None, autojump_clock: MockClock
+) -> None:
+    memory = MemoryStore()
+    digest = memory.add(b"drop by drop")
+    async with serving(tmp_path, Drips(memory), deadline=60) as fetcher:
+        assert await read(fetcher, digest, 12) == b"drop by drop"
+
+
+async def test_a_cancelled_reader_leaves_and_the_flight_goes_on(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    memory = MemoryStore()
+    digest = memory.add(DATA)
+    gate = trio.Event()
+
+    class Waits(Passes):
+        async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+            await gate.wait()
+            await super().get(digest, size, sink)
+
+    async with serving(tmp_path, Waits(memory)) as fetcher:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetcher.open, digest, len(DATA))
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert len(fetcher.in_flight()) == 1
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert fetcher.cache.has(digest, len(DATA))
+
+
+@pytest.mark.parametrize("after", range(12))
+async def test_cancelled_anywhere_nothing_is_left(tmp_path: Path, after: int) -> None:
+    """Stop the service at its ``after``-th await: no tmp file, reservation or descriptor."""
+    memory = MemoryStore()
+    digest = memory.add(b"x" * 300_000)
+    cache = Cache(tmp_path / "cache", Limits(keep_free=0))
+    before = open_descriptors()
+    with trio.CancelScope() as scope:
+        async with open_fetcher(cache, memory) as fetcher, trio.open_nursery() as nursery:
+
+            async def reader() -> None:
+                os.close(await fetcher.open(digest, 300_000))
+
+            nursery.start_soon(reader)
+            for _ in range(after):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+    assert open_descriptors() == before
+    assert set(os.listdir(cache.usage.directory)) == {"alive", "reserved"}
+    cache.usage.recount(0)
+    assert cache.usage.excess(1 << 20) == 0
+    cache.close()
+
+
+async def test_a_bug_in_a_store_fails_one_blob(
+    tmp_path: Path, no_leaks: None, expected_output: ExpectOutput
+) -> None:
+    expected_output(r"(?s).*")
+
+    class Buggy(Passes):
+        async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+            raise ZeroDivisionError("a bug")
+
+    memory = MemoryStore()
+    digest = memory.add(DATA)
+    async with serving(tmp_path, Buggy(memory)) as fetcher:
+        with pytest.raises(StoreTrouble, match="a bug"):
+            await fetcher.open(digest, len(DATA))
+
+
+async def test_a_full_cache_makes_room(tmp_path: Path, no_leaks: None) -> None:
+    memory = MemoryStore()
+    blobs = [memory.add(bytes([number]) * 4096) for number in range(30)]
+    limits = Limits(size=10 * 4096, keep_free=0)
+    async with serving(tmp_path, memory, limits) as fetcher:
+        for number, digest in enumerate(blobs):
+            assert await read(fetcher, digest, 4096) == bytes([number]) * 4096
+            assert fetcher.cache.usage.used <= limits.size
+
+
+async def test_a_cache_full_of_what_is_read_has_no_space(tmp_path: Path, no_leaks: None) -> None:
+    memory = MemoryStore()
+    one, two = memory.add(b"1" * 4096), memory.add(b"2" * 4096)
+    limits = Limits(size=4096, keep_free=0)
+    async with serving(tmp_path, memory, limits) as fetcher:
+        reader = await fetcher.open(one, 4096)
+        with pytest.raises(NoSpace):
+            await fetcher.open(two, 4096)
+        os.close(reader)
+        assert await read(fetcher, two, 4096) == b"2" * 4096
+
+
+async def test_a_bulk_fetch_goes_on_past_what_fails(tmp_path: Path, no_leaks: None) -> None:
+    memory = MemoryStore()
+    wanted = [Wanted(memory.add(b"%d" % number), 1, f"/{number}") for number in range(9)]
+    wanted.insert(4, Wanted(digests.of(b"gone"), 4, "/gone"))
+    async with serving(tmp_path, memory) as fetcher:
+        report = await fetch_all(fetcher, wanted, lambda _done, _size: None)
+    assert (report.blobs, report.failed) == (10, 1)
+    assert "/gone" in report.failures[0]
+    assert isinstance(report.first_error, BlobMissing)
