@@ -77,7 +77,10 @@ async def push(
     base = check_base(base) if base is not None else _absolute(directory)
     found = await _in_thread(lambda: walk(os.fsencode(directory), base))
     hashed = await _hash(found, hash_cache, progress)
-    blobs = {one.entry.digest: one for one in hashed if one.entry.kind == Kind.REGULAR}
+    blobs: dict[Digest, Found] = {}
+    for one in hashed:
+        if one.entry.kind == Kind.REGULAR:
+            blobs.setdefault(one.entry.digest, one)
     lacking = await store.missing(list(blobs))
     upload = [one for digest, one in blobs.items() if digest in lacking]
     await _upload(upload, store, hash_cache, progress)

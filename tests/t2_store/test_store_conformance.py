@@ -1,0 +1,205 @@
+"""What every store promises, asked of each of them."""
+
+import functools
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from aysfs import digest as digests
+from aysfs.digest import EMPTY, Digest
+from aysfs.errors import BlobMissing, Corrupt, ListMissing
+from aysfs.names import parse_name
+from aysfs.store.directory import DirectoryStore
+from aysfs.store.faults import Counts, Passes
+from aysfs.store.memory import MemoryStore
+from aysfs.store.protocol import BlobSource, Sink, Store
+
+BIG = bytes(range(256)) * 12_345  # three chunks of a directory store, and a rest
+ABSENT = digests.of(b"never put anywhere")
+NAME = parse_name("jumpscale__base")
+
+
+class OldLayout(Passes):
+    """A directory store whose every blob is moved to where the older layout has it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(DirectoryStore(root))
+        self._namespace = root / "dedupe"
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        for old in [path for path in self._namespace.glob("?") if path.is_dir()]:
+            shutil.copytree(old, self._namespace / "files" / old.name, dirs_exist_ok=True)
+            shutil.rmtree(old)
+        await super().get(digest, size, sink)
+
+
+def directory(root: Path) -> Path:
+    (root / "dedupe").mkdir(parents=True)
+    return root
+
+
+MAKERS: dict[str, Callable[[Path], Store]] = {
+    "memory": lambda _: MemoryStore(),
+    "directory": lambda path: DirectoryStore(directory(path)),
+    "old-layout": lambda path: OldLayout(directory(path)),
+    "passes": lambda path: Passes(DirectoryStore(directory(path))),
+    "counts": lambda _: Counts(MemoryStore()),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return MAKERS[request.param](tmp_path / "store")
+
+
+async def put(store: Store, data: bytes) -> Digest:
+    digest = digests.of(data)
+    await store.put(digest, len(data), io.BytesIO(data))
+    return digest
+
+
+async def get(store: Store, digest: Digest, size: int) -> bytes:
+    sink = io.BytesIO()
+    await store.get(digest, size, sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("data", [b"", b"x", BIG], ids=["empty", "one", "big"])
+async def test_a_blob_comes_back_as_it_was_put(store: Store, data: bytes, no_leaks: None) -> None:
+    digest = await put(store, data)
+    assert await get(store, digest, len(data)) == data
+
+
+async def test_many_blobs_are_put_at_once(store: Store, no_leaks: None) -> None:
+    data = [b"", b"a", BIG, b"a"]
+    await store.put_many(
+        [BlobSource(digests.of(one), len(one), functools.partial(io.BytesIO, one)) for one in data]
+    )
+    for one in data:
+        assert await get(store, digests.of(one), len(one)) == one
+
+
+async def test_missing_tells_what_is_not_there(store: Store) -> None:
+    one, empty = await put(store, b"one"), await put(store, b"")
+    assert await store.missing([one, ABSENT, empty]) == {ABSENT}
+    assert await store.missing([]) == set()
+
+
+async def test_the_empty_blob_is_missing_until_it_is_put(store: Store) -> None:
+    assert await store.missing([EMPTY]) == {EMPTY}
+    await put(store, b"")
+    assert await store.missing([EMPTY]) == set()
+
+
+async def test_an_absent_blob_is_missing_and_writes_nothing(store: Store) -> None:
+    sink = io.BytesIO()
+    with pytest.raises(BlobMissing, match=ABSENT.hex()):
+        await store.get(ABSENT, 3, sink)
+    assert sink.getvalue() == b""
+
+
+async def test_another_size_than_the_expected_is_corrupt(store: Store) -> None:
+    digest = await put(store, b"abc")
+    with pytest.raises(Corrupt):
+        await get(store, digest, 4)
+
+
+@pytest.mark.parametrize(
+    ("announced", "size"), [(ABSENT, 3), (digests.of(b"abc"), 2), (digests.of(b"abc"), 4)]
+)
+async def test_bytes_that_do_not_match_are_refused(
+    store: Store, announced: Digest, size: int, no_leaks: None
+) -> None:
+    with pytest.raises(Corrupt):
+        await store.put(announced, size, io.BytesIO(b"abc"))
+    with pytest.raises(Corrupt):
+        await store.put_many([BlobSource(announced, size, lambda: io.BytesIO(b"abc"))])
+    assert await store.missing([announced]) == {announced}
+
+
+async def test_an_absent_list_is_missing(store: Store) -> None:
+    with pytest.raises(ListMissing, match="jumpscale__base"):
+        await store.open_list(NAME)
+    assert await store.lists() == []
+
+
+async def test_a_list_is_published_and_replaced(store: Store, no_leaks: None) -> None:
+    await store.put_list(NAME, [b"first ", b"list"])
+    with (await store.open_list(NAME)).file as old:
+        await store.put_list(NAME, iter([b"second"]))
+        with (await store.open_list(NAME)).file as new:
+            assert (old.read(), new.read()) == (b"first list", b"second")
+
+
+async def test_an_open_list_says_where_and_when(store: Store) -> None:
+    await store.put_list(NAME, [b"x"])
+    opened = await store.open_list(NAME)
+    opened.file.close()
+    assert opened.source.startswith(store.label)
+    assert "jumpscale__base" in opened.source
+    assert opened.mtime_ns > 0
+
+
+async def test_tags_are_lists_of_their_own_and_all_are_sorted(store: Store) -> None:
+    names = [parse_name(text) for text in ("z__a", "base", "base@1.2", "a__b.c", "base@1.10")]
+    for name in names:
+        await store.put_list(name, [str(name).encode()])
+    assert await store.lists() == sorted(names, key=str)
+    with (await store.open_list(parse_name("base@1.2"))).file as file:
+        assert file.read() == b"jumpscale__base@1.2"
+    with pytest.raises(ListMissing):
+        await store.open_list(parse_name("base@2"))
+
+
+async def test_a_list_that_breaks_off_is_never_seen(store: Store) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise RuntimeError("no more")
+
+    await store.put_list(NAME, [b"whole"])
+    with pytest.raises(RuntimeError, match="no more"):
+        await store.put_list(NAME, broken())
+    with (await store.open_list(NAME)).file as file:
+        assert file.read() == b"whole"
+
+
+class Full:
+    """A sink whose disk is full."""
+
+    def write(self, data: bytes | memoryview, /) -> None:
+        raise OSError(28, "no room here")
+
+
+async def test_a_failing_sink_is_not_the_stores_trouble(store: Store, no_leaks: None) -> None:
+    digest = await put(store, BIG)
+    with pytest.raises(OSError, match="no room here"):
+        await store.get(digest, len(BIG), Full())
+
+
+async def test_a_cancelled_get_writes_no_more(store: Store, no_leaks: None) -> None:
+    digest = await put(store, BIG)
+    received: list[int] = []
+    token = trio.lowlevel.current_trio_token()
+
+    class Cancels:
+        def write(self, data: bytes | memoryview, /) -> None:
+            received.append(len(data))
+            token.run_sync_soon(scope.cancel)
+
+    with trio.CancelScope() as scope:
+        await store.get(digest, len(BIG), Cancels())
+    count = len(received)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(received) == count
+    assert await get(store, digest, len(BIG)) == BIG
+
+
+async def test_close_may_be_called(store: Store) -> None:
+    await put(store, os.urandom(8))
+    await store.aclose()
