@@ -18,6 +18,7 @@ from aysfs.mount.runtime import (
     Record,
     find_kernel_mount,
     folder_of,
+    is_served,
     kernel_mounts,
     read_record,
     records,
@@ -39,7 +40,7 @@ def check_point(point: Path) -> str:
     """The absolute mount point; MountFailed when there is none. Clears away a dead mount."""
     name = os.path.realpath(point)
     mount = find_kernel_mount(name)
-    if mount is not None and mount.kind == FILE_SYSTEM and not _is_served(name):
+    if mount is not None and mount.kind == FILE_SYSTEM and not _answers(name):
         unmount_kernel(name, lazy=True)
     try:
         is_directory = os.path.isdir(name) if os.path.lexists(name) else None
@@ -52,7 +53,7 @@ def check_point(point: Path) -> str:
     return name
 
 
-def _is_served(point: str) -> bool:
+def _answers(point: str) -> bool:
     """Whether a mounted tree still answers: a dead daemon's says ENOTCONN at once."""
     try:
         os.statvfs(point)
@@ -128,8 +129,7 @@ def stop(runtime: Path, point: Path, *, lazy: bool = False) -> None:
 def _wait_for_exit(record: Record, *, lazy: bool) -> None:
     """Until the daemon let go of its folder; a dead one's folder is removed."""
     deadline = time.monotonic() + (0.0 if lazy else _EXIT_PATIENCE)
-    current: Record | None = record
-    while current is not None and current.alive:
+    while is_served(record.folder):
         if time.monotonic() > deadline:
             if lazy:
                 return  # it serves whoever still holds the tree, then ends
@@ -138,9 +138,7 @@ def _wait_for_exit(record: Record, *, lazy: bool) -> None:
                 hint=f"see {record.log}",
             )
         time.sleep(0.01)
-        current = read_record(record.folder)
-    if current is not None:
-        shutil.rmtree(record.folder, ignore_errors=True)
+    shutil.rmtree(record.folder, ignore_errors=True)
 
 
 def unmount_kernel(point: str, *, lazy: bool = False) -> None:

@@ -95,7 +95,7 @@ def read_record(folder: Path) -> Record | None:
             tuple(text["services"]),
             str(text["log"]),
             int(text["pid"]),
-            _is_locked(folder / "lock"),
+            is_served(folder),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -108,15 +108,10 @@ class Claim:
         """MountFailed when another daemon serves this mount point."""
         self.folder = folder_of(runtime, point)
         _private_directory(runtime)
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise MountFailed(
-                f"{point} is mounted already", hint=f"`aysfs umount {point}` first"
-            ) from None
+        lock = None
+        while lock is None:
+            lock = _take_lock(self.folder, point)
+        self._lock = lock
 
     def publish(self, point: str, services: list[str], log: str) -> None:
         """Write down what is mounted, in one step."""
@@ -126,9 +121,33 @@ class Claim:
         tmp.rename(self.folder / "mount.json")
 
     def drop(self) -> None:
-        """Remove the folder and let go of it."""
+        """Remove the folder, the lock last, and let go of it."""
+        for name in ("control", "mount.json", "lock"):
+            (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
+
+
+def _take_lock(folder: Path, point: str) -> int | None:
+    """The lock of a folder; None when the daemon before us removed it meanwhile."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), os.stat(folder / "lock")):
+            return lock
+    except BlockingIOError:
+        os.close(lock)
+        raise MountFailed(
+            f"{point} is mounted already", hint=f"`aysfs umount {point}` first"
+        ) from None
+    except FileNotFoundError:
+        pass
+    os.close(lock)
+    return None
 
 
 def _private_directory(path: Path) -> None:
@@ -139,8 +158,12 @@ def _private_directory(path: Path) -> None:
         raise MountFailed(f"the runtime directory {path} is not ours alone")
 
 
-def _is_locked(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+def is_served(folder: Path) -> bool:
+    """Whether a living daemon holds this folder."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,0 +1,133 @@
+"""A store, a cache and real mounts, each taken down and looked over afterwards."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+
+from aysfs.mount import life
+from aysfs.mount.control import Answer, ask
+from aysfs.mount.options import MountOptions
+from aysfs.mount.runtime import find_kernel_mount, folder_of, read_record
+from aysfs.names import parse_name
+from aysfs.publish.push import push
+from aysfs.store.directory import DirectoryStore
+from tests.conftest import SUSPICIOUS
+
+
+@dataclass
+class Site:
+    """One host's worth of folders. ``expected`` are words that the logs may hold."""
+
+    root: Path
+    expected: list[str] = field(default_factory=list)
+    children: list[int] = field(default_factory=list)
+
+    @property
+    def store(self) -> DirectoryStore:
+        return DirectoryStore(self.root / "store", create=True)
+
+    @property
+    def point(self) -> Path:
+        return self.root / "mnt"
+
+    def push(self, directory: Path, name: str = "test", base: str = "/opt/test") -> None:
+        trio.run(
+            lambda: push(directory, parse_name(name), self.store, base=os.fsencode(base)),
+        )
+
+    def options(self, *services: str, point: Path | None = None, **more: object) -> MountOptions:
+        where = str(point or self.point)
+        names = tuple(
+            one if one.startswith("/") else str(parse_name(one)) for one in services or ("test",)
+        )
+        values: dict[str, object] = {
+            "services": names,
+            "point": where,
+            "store": str(self.root / "store"),
+            "cache": str(self.root / "cache"),
+            "runtime": str(self.root / "run"),
+            "log": str(self.root / f"{Path(where).name}.log"),
+            "keep_free": 0,
+            "deadline": 20.0,
+        }
+        return MountOptions(**(values | more))  # type: ignore[arg-type]
+
+    def mount(self, *services: str, point: Path | None = None, **more: object) -> int:
+        options = self.options(*services, point=point, **more)
+        Path(options.point).mkdir(exist_ok=True)
+        life.check_point(Path(options.point))
+        self.children.append(life.start(options))
+        return self.children[-1]
+
+    def umount(self, point: Path | None = None) -> None:
+        """Unmount as an assertion: no mount, no daemon, no folder, no tmp file."""
+        where = point or self.point
+        pid = self.pid(where)
+        life.stop(self.root / "run", where)
+        assert find_kernel_mount(str(where)) is None
+        assert not folder_of(self.root / "run", str(where)).exists()
+        if pid in self.children:
+            self.children.remove(pid)
+            _, status = os.waitpid(pid, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+
+    def pid(self, point: Path | None = None) -> int:
+        record = read_record(folder_of(self.root / "run", str(point or self.point)))
+        assert record is not None
+        return record.pid
+
+    def ask(self, operation: str = "status", point: Path | None = None) -> Answer:
+        return ask(folder_of(self.root / "run", str(point or self.point)) / "control", operation)
+
+    def blob(self, digest_hex: str) -> Path:
+        return self.root / "store" / "dedupe" / digest_hex[0] / digest_hex[1] / digest_hex
+
+    def logs(self) -> str:
+        return "".join(log.read_text() for log in sorted(self.root.glob("*.log")))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    for point in [path for path in tmp_path.iterdir() if path.name.startswith("mnt")]:
+        if find_kernel_mount(str(point)) is not None:
+            life.stop(tmp_path / "run", point, lazy=True)
+    tmp = tmp_path / "cache" / "tmp"
+    assert not tmp.exists() or os.listdir(tmp) == []
+    lines = [line for line in site.logs().splitlines() if SUSPICIOUS.search(line)]
+    unexpected = [line for line in lines if not any(word in line for word in site.expected)]
+    assert not unexpected
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory with a little of everything that any user may make."""
+    top = tmp_path / "tree"
+    (top / "bin").mkdir(parents=True)
+    (top / "bin" / "hello").write_text("#!/bin/sh\necho hello\n")
+    (top / "bin" / "hello").chmod(0o755)
+    (top / "data").write_bytes(bytes(range(256)) * 40)
+    (top / "empty").touch()
+    (top / "empty-dir").mkdir()
+    (top / "big").write_bytes(os.urandom(1 << 20) * 3)
+    (top / "link").symlink_to("bin/hello")
+    (top / "dangling").symlink_to("/nowhere/at/all")
+    os.link(top / "data", top / "hard")
+    with open(os.fsencode(top) + b"/odd | % \n \xff name", "wb") as file:
+        file.write(b"odd")
+    return top
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    words = [str(word) for word in command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+
+PYTHON = sys.executable

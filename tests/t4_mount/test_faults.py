@@ -1,0 +1,194 @@
+"""A mount under faults: EIO and never a wrong byte, a hang, or a mount that goes down."""
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from aysfs.errors import ExitCode
+from aysfs.mount.life import DaemonFailed
+from aysfs.mount.runtime import find_kernel_mount
+from tests.t4_mount.conftest import PYTHON, Site, run
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def read_error(path: Path) -> int:
+    with pytest.raises(OSError, match=str(path)) as failed:
+        path.read_bytes()
+    return failed.value.errno or 0
+
+
+@pytest.fixture
+def served(site: Site, tree: Path) -> Site:
+    site.push(tree)
+    site.mount()
+    site.expected += ["aysfs.cache", "corrupt entry"]
+    return site
+
+
+def test_a_store_that_vanishes_is_eio_and_heals(served: Site, tree: Path) -> None:
+    store = served.root / "store"
+    store.rename(served.root / "away")
+    assert read_error(served.point / "data") == errno.EIO
+    assert (served.point / "data").stat().st_size == 10240
+    (served.root / "away").rename(store)
+    assert md5(served.point / "data") == md5(tree / "data")
+    served.umount()
+
+
+def test_a_missing_blob_is_eio_for_all_and_one_flight(served: Site, tree: Path) -> None:
+    blob = served.blob(md5(tree / "data"))
+    blob.rename(served.root / "kept")
+
+    def attempt(_number: int) -> int:
+        try:
+            (served.point / "data").read_bytes()
+        except OSError as error:
+            return error.errno or 0
+        return 0
+
+    with ThreadPoolExecutor(200) as pool:
+        assert set(pool.map(attempt, range(200))) == {errno.EIO}
+    (served.root / "kept").rename(blob)
+    with ThreadPoolExecutor(200) as pool:
+        assert set(pool.map(attempt, range(200))) == {0}
+    served.umount()
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "another", "empty"])
+def test_wrong_bytes_from_the_store_never_reach_a_reader(
+    served: Site, tree: Path, how: str
+) -> None:
+    blob = served.blob(md5(tree / "data"))
+    good = blob.read_bytes()
+    wrong = {
+        "flipped": good[:-1] + bytes([good[-1] ^ 1]),
+        "truncated": good[:-1],
+        "another": os.urandom(len(good)),
+        "empty": b"",
+    }[how]
+    blob.chmod(0o600)
+    blob.write_bytes(wrong)
+    assert read_error(served.point / "data") == errno.EIO
+    assert (served.point / "bin" / "hello").read_text().startswith("#!")
+    blob.write_bytes(good)
+    assert md5(served.point / "data") == md5(tree / "data")
+    served.umount()
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "emptied"])
+def test_a_damaged_cache_entry_is_fetched_again(served: Site, tree: Path, how: str) -> None:
+    name = md5(tree / "data")
+    assert md5(served.point / "data") == name
+    cached = served.root / "cache" / "objects" / name[0] / name[1] / name
+    good = cached.read_bytes()
+    cached.chmod(0o600)
+    cached.write_bytes({"flipped": b"!" + good[1:], "truncated": good[:9], "emptied": b""}[how])
+    served.umount()
+    served.mount()
+    assert md5(served.point / "data") == name
+    assert (served.root / "cache" / "quarantine" / name).exists()
+    served.umount()
+
+
+def test_a_full_disk_is_enospc_and_heals(site: Site, tree: Path) -> None:
+    cache = site.root / "cache"
+    cache.mkdir()
+    assert run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", cache).returncode == 0
+    try:
+        site.push(tree)
+        site.mount()
+        site.expected.append("aysfs.cache")
+        assert read_error(site.point / "big") == errno.ENOSPC
+        assert md5(site.point / "data") == md5(tree / "data")
+        assert run("mount", "-o", "remount,size=16m", cache).returncode == 0
+        assert md5(site.point / "big") == md5(tree / "big")
+        site.umount()
+    finally:
+        run("umount", "-l", cache)
+
+
+def test_a_read_only_cache_is_said_before_the_mount(site: Site, tree: Path) -> None:
+    cache = site.root / "cache"
+    cache.mkdir()
+    assert run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", cache).returncode == 0
+    try:
+        site.push(tree)
+        site.expected.append("ERROR aysfs:")
+        with pytest.raises(DaemonFailed, match="Read-only") as failed:
+            site.mount()
+        assert failed.value.code == ExitCode.CACHE
+    finally:
+        run("umount", cache)
+
+
+def test_a_killed_daemon_is_enotconn_and_the_next_mount_repairs(served: Site, tree: Path) -> None:
+    assert md5(served.point / "data") == md5(tree / "data")
+    os.kill(served.pid(), signal.SIGKILL)
+    os.waitpid(served.children.pop(), 0)
+    # The first request may meet the connection while the kernel takes it down.
+    assert read_error(served.point / "big") in (errno.ENOTCONN, errno.ECONNABORTED)
+    assert read_error(served.point / "big") == errno.ENOTCONN
+    assert find_kernel_mount(str(served.point)) is not None
+    served.mount()
+    assert md5(served.point / "big") == md5(tree / "big")
+    served.umount()
+
+
+def test_a_killed_reader_is_gone_and_the_mount_lives_on(served: Site, tree: Path) -> None:
+    """A fifo in place of a blob: the store stalls for as long as nobody writes to it."""
+    name = md5(tree / "data")
+    blob = served.blob(name)
+    blob.rename(served.root / "kept")
+    reader = subprocess.Popen(
+        [PYTHON, "-c", "import sys; open(sys.argv[1], 'rb').read()", served.point / "data"],
+        stderr=subprocess.DEVNULL,
+    )
+    reader.kill()
+    reader.wait(30)
+    (served.root / "kept").rename(blob)
+    assert md5(served.point / "data") == name
+    served.umount()
+
+
+def test_two_daemons_and_readers_race_for_the_same_blobs(
+    served: Site, tree: Path, tmp_path: Path
+) -> None:
+    served.mount(point=tmp_path / "mnt-two")
+    expected = {path: md5(path) for path in tree.rglob("*") if path.is_file()}
+
+    def read_all(top: Path) -> dict[Path, str]:
+        return {path: md5(top / path.relative_to(tree)) for path in expected}
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read_all, [served.point, tmp_path / "mnt-two"] * 4))
+    assert found == [expected] * 8
+    served.umount(tmp_path / "mnt-two")
+    served.umount()
+
+
+def test_descriptors_are_as_before_after_reading_everything(served: Site, tree: Path) -> None:
+    def count() -> int:
+        return len(os.listdir(f"/proc/{served.pid()}/fd"))
+
+    md5(served.point / "data")
+    before = count()
+    for path in sorted(tree.rglob("*")):
+        if path.is_file():
+            md5(served.point / path.relative_to(tree))
+    # The kernel releases asynchronously; a request answered after it is the proof.
+    for _ in range(200):
+        os.statvfs(served.point)
+        if count() <= before:
+            break
+    assert count() <= before
+    assert served.ask()["open_files"] == 0
+    served.umount()

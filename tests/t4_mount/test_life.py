@@ -1,0 +1,227 @@
+"""From mount to unmount: ready means usable, a failure leaves nothing, dead mounts are repaired."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from aysfs.errors import ExitCode, MountBusy, MountFailed
+from aysfs.mount import life
+from aysfs.mount.control import ask
+from aysfs.mount.life import DaemonFailed
+from aysfs.mount.runtime import find_kernel_mount, folder_of, records
+from tests.t4_mount.conftest import PYTHON, Site, run
+
+
+def test_ready_means_usable(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    assert os.listdir(site.point)
+    assert (site.point / "data").read_bytes() == (tree / "data").read_bytes()
+    site.umount()
+
+
+@pytest.mark.parametrize(
+    ("service", "code", "words"),
+    [
+        ("nothing", ExitCode.MISSING, "nothing"),
+        ("/nowhere/at/all.flist", ExitCode.MISSING, "/nowhere/at/all.flist"),
+    ],
+)
+def test_a_failed_mount_says_why_and_leaves_nothing(
+    site: Site, tree: Path, service: str, code: ExitCode, words: str
+) -> None:
+    site.push(tree)
+    site.expected.append("ERROR aysfs:")
+    with pytest.raises(DaemonFailed, match=words) as failed:
+        site.mount(service)
+    assert failed.value.code == code
+    assert find_kernel_mount(str(site.point)) is None
+    assert records(site.root / "run") == []
+    assert os.listdir(site.root / "run") == []
+
+
+def test_a_malformed_list_is_named_with_its_line(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.expected.append("ERROR aysfs:")
+    bad = site.root / "bad.flist"
+    bad.write_text("/a|d41d8cd98f00b204e9800998ecf8427e|0\n/b|not-an-md5|0\n")
+    with pytest.raises(DaemonFailed, match=r"bad\.flist:2: ") as failed:
+        site.mount(str(bad))
+    assert failed.value.code == ExitCode.BAD_LIST
+
+
+def test_a_store_that_is_gone_is_trouble_not_missing(site: Site, tree: Path) -> None:
+    site.push(tree)
+    (site.root / "store").rename(site.root / "away")
+    site.expected.append("ERROR aysfs:")
+    with pytest.raises(DaemonFailed) as failed:
+        site.mount()
+    assert failed.value.code == ExitCode.STORE
+
+
+def test_a_second_mount_at_the_same_point_is_refused(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    site.expected.append("ERROR aysfs:")
+    with pytest.raises(DaemonFailed, match="mounted already"):
+        site.mount()
+    assert (site.point / "data").exists()
+    site.umount()
+
+
+def test_a_missing_mount_point_is_said(site: Site) -> None:
+    with pytest.raises(MountFailed, match="there is no"):
+        life.check_point(site.root / "nowhere")
+    (site.root / "file").touch()
+    with pytest.raises(MountFailed, match="not a directory"):
+        life.check_point(site.root / "file")
+
+
+def test_a_busy_mount_is_said_and_stays(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    descriptor = os.open(site.point / "data", os.O_RDONLY)
+    with pytest.raises(MountBusy, match="in use"):
+        life.stop(site.root / "run", site.point)
+    assert os.pread(descriptor, 3, 0) == b"\0\1\2"
+    os.close(descriptor)
+    site.umount()
+
+
+def test_a_lazy_unmount_serves_whoever_holds_on(site: Site, tree: Path) -> None:
+    site.push(tree)
+    pid = site.mount()
+    descriptor = os.open(site.point / "big", os.O_RDONLY)
+    life.stop(site.root / "run", site.point, lazy=True)
+    assert find_kernel_mount(str(site.point)) is None
+    assert os.pread(descriptor, 1 << 20, 0) == (tree / "big").read_bytes()[: 1 << 20]
+    os.close(descriptor)
+    os.waitpid(pid, 0)
+
+
+def test_unmounting_nothing_is_said(site: Site) -> None:
+    site.point.mkdir()
+    with pytest.raises(MountFailed, match="nothing of ours"):
+        life.stop(site.root / "run", site.point)
+
+
+def test_the_daemon_leaves_when_anyone_unmounts(site: Site, tree: Path) -> None:
+    site.push(tree)
+    pid = site.mount()
+    assert run("umount", site.point).returncode == 0
+    os.waitpid(pid, 0)
+    assert records(site.root / "run") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_mount_cleanly(site: Site, tree: Path, number: signal.Signals) -> None:
+    site.push(tree)
+    pid = site.mount()
+    os.kill(pid, number)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert find_kernel_mount(str(site.point)) is None
+    assert records(site.root / "run") == []
+
+
+def test_stop_over_the_control_socket(site: Site, tree: Path) -> None:
+    site.push(tree)
+    pid = site.mount()
+    assert site.ask("stop") == {"stopping": True}
+    os.waitpid(pid, 0)
+    assert find_kernel_mount(str(site.point)) is None
+
+
+def test_status_counts(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    (site.point / "data").read_bytes()
+    (site.point / "hard").read_bytes()
+    status = site.ask()
+    assert (status["misses"], status["hits"]) == (1, 1)
+    assert status["fetched_bytes"] == 10240
+    assert status["engine"] == "fuse"
+    site.umount()
+
+
+def test_an_unknown_request_is_refused(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    with pytest.raises(MountFailed, match="unknown request"):
+        ask(folder_of(site.root / "run", str(site.point)) / "control", "explode")
+    site.umount()
+
+
+def test_reload_shows_the_newer_list(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    held = os.open(site.point / "data", os.O_RDONLY)
+    assert not (site.point / "new").exists()
+    assert "data" in os.listdir(site.point)
+    assert site.ask("reload")["changed"] is False
+    (tree / "new").write_text("new")
+    (tree / "empty-dir" / "deep").mkdir()
+    (tree / "bin" / "hello").write_text("changed")
+    (tree / "dangling").unlink()
+    old = (tree / "data").read_bytes()
+    (tree / "data").unlink()
+    site.push(tree)
+    assert site.ask("reload")["changed"] is True
+    assert (site.point / "new").read_text() == "new"
+    assert (site.point / "empty-dir" / "deep").is_dir()
+    assert (site.point / "bin" / "hello").read_text() == "changed"
+    assert not os.path.lexists(site.point / "dangling")
+    assert sorted(os.listdir(site.point)) == sorted(os.listdir(tree))
+    assert os.pread(held, len(old), 0) == old
+    os.close(held)
+    site.umount()
+
+
+def test_a_reload_that_fails_keeps_what_is_shown(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    (site.root / "store").rename(site.root / "away")
+    with pytest.raises(MountFailed):
+        site.ask("reload")
+    assert "data" in os.listdir(site.point)
+    (site.root / "away").rename(site.root / "store")
+    site.umount()
+
+
+def test_a_bug_in_a_handler_is_eio_and_the_mount_lives_on(site: Site, tree: Path) -> None:
+    """The engine is served with one handler broken, in a process of its own."""
+    site.push(tree)
+    site.point.mkdir()
+    site.expected += ["bug in readlink", "Traceback", "ZeroDivisionError", "raise", "File"]
+    script = (
+        "import sys\n"
+        "from aysfs.mount import fuse\n"
+        "from aysfs.mount.options import from_json\n"
+        "from aysfs.mount.daemon import run\n"
+        "def broken(self, node): raise ZeroDivisionError\n"
+        "fuse.Tree.target = broken\n"
+        "run(from_json(sys.stdin.readline()), lambda: print('ready', flush=True))\n"
+    )
+    with (
+        open(site.root / "bug.log", "wb") as log,
+        subprocess.Popen(
+            [PYTHON, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as daemon,
+    ):
+        assert daemon.stdin is not None
+        assert daemon.stdout is not None
+        daemon.stdin.write(site.options().to_json() + "\n")
+        daemon.stdin.flush()
+        assert daemon.stdout.readline() == "ready\n"
+        with pytest.raises(OSError, match="Input/output"):
+            os.readlink(site.point / "link")
+        assert (site.point / "data").read_bytes() == (tree / "data").read_bytes()
+        site.umount()
+        assert daemon.wait(20) == 0
