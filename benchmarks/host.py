@@ -21,10 +21,20 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".bench"
 TREE, LARGE, MILLION = WORK / "tree", WORK / "large", WORK / "million.flist"
 STORE, CACHE, MOUNT = WORK / "store", WORK / "cache", WORK / "mnt"
+RUNTIME, LOGS = WORK / "run", WORK / "log"
 WALK = WORK / "walk"
 ALL_PATHS, FILE_PATHS, LARGE_PATHS = WORK / "all", WORK / "files", WORK / "large.paths"
 
 TREE_NAME, LARGE_NAME = "bench__tree", "bench__large"
+# Nothing of this host's configuration counts, and nothing is left outside of .bench/.
+SETTINGS = {
+    "AYSFS_CONFIG": os.devnull,
+    "AYSFS_STORE": str(STORE),
+    "AYSFS_CACHE": str(CACHE),
+    "AYSFS_RUNTIME": str(RUNTIME),
+    "AYSFS_LOGS": str(LOGS),
+}
+
 READERS = 8
 COMMAND_TIMEOUT = 900
 
@@ -118,7 +128,7 @@ def prepare() -> None:
 def clear() -> None:
     """Remove mounts, stores and caches, those of an interrupted run included."""
     take_away_mount()
-    for path in (MOUNT, STORE, CACHE):
+    for path in (MOUNT, STORE, CACHE, RUNTIME, LOGS):
         remove(path)
 
 
@@ -129,7 +139,7 @@ def run(command: Sequence[str | Path]) -> str:
     """Run to the end; its stdout."""
     done = subprocess.run(
         [str(word) for word in command],
-        env={**os.environ, "AYSFS_STORE": str(STORE), "AYSFS_CACHE": str(CACHE)},
+        env={**os.environ, **SETTINGS},
         capture_output=True,
         text=True,
         check=False,
@@ -230,10 +240,10 @@ class Mount(NamedTuple):
         raise FailedError(f"no VmRSS of process {self.pid}")
 
     def pin(self, core: int | None) -> None:
-        """Keep every thread of the daemon on one core."""
-        if core is not None:
-            for task in Path(f"/proc/{self.pid}/task").iterdir():
-                os.sched_setaffinity(int(task.name), {core})
+        """Keep every thread of the daemon on one core, or let it go where this process may."""
+        cores = os.sched_getaffinity(0) if core is None else {core}
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), cores)
 
 
 @contextlib.contextmanager

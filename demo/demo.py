@@ -24,6 +24,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".demo"
 TREE, STORE, CACHE, MOUNT = WORK / "tree", WORK / "store", WORK / "cache", WORK / "mnt"
+RUNTIME, LOGS = WORK / "run", WORK / "log"
 READY = WORK / "tree.ready"
 BIN = Path(sys.executable).parent
 
@@ -52,12 +53,15 @@ if strays:
     sys.exit(f"not from the mount: {strays}")
 answer = linalg.solve([[2.0, 1.0], [1.0, 3.0]], [5.0, 10.0]).tolist()
 print(json.dumps({
-    "python": sys.version.split()[0],
-    "django": django.__version__,
-    "sqlalchemy": sqlalchemy.__version__,
+    "versions": {
+        "Python": sys.version.split()[0],
+        "Django": django.__version__,
+        "SQLAlchemy": sqlalchemy.__version__,
+        "numpy": numpy.__version__,
+    },
     "solved": [round(number, 6) for number in answer],
     "modules": len(sys.modules),
-    **used,
+    "used": used,
 }))
 """
 
@@ -155,7 +159,14 @@ def census(directory: Path) -> Census:
 
 def aysfs(*arguments: str | Path) -> str:
     """Run a command of the project against the demo's store and cache; its stdout."""
-    environment = {**os.environ, "AYSFS_STORE": STORE.as_uri(), "AYSFS_CACHE": str(CACHE)}
+    environment = {
+        **os.environ,
+        "AYSFS_CONFIG": os.devnull,
+        "AYSFS_STORE": str(STORE),
+        "AYSFS_CACHE": str(CACHE),
+        "AYSFS_RUNTIME": str(RUNTIME),
+        "AYSFS_LOGS": str(LOGS),
+    }
     command = [str(BIN / "aysfs"), *map(str, arguments)]
     say(f"    $ aysfs {' '.join(command[1:])}")
     done = subprocess.run(
@@ -186,7 +197,7 @@ def clean(*, everything: bool) -> None:
     take_away_mount()
     if is_mounted():
         raise SystemExit(f"demo: {MOUNT} cannot be unmounted")
-    for directory in [WORK] if everything else [MOUNT, STORE, CACHE]:
+    for directory in [WORK] if everything else [MOUNT, STORE, CACHE, RUNTIME, LOGS]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -208,8 +219,9 @@ def show_fetched(whole: Census) -> None:
 def run_inside() -> None:
     """Run the mounted Python and show that everything came from the mount."""
     told = json.loads(run_python(MOUNT, "-c", INSIDE, str(MOUNT)))
-    say(f"    Python {told['python']}, Django {told['django']}, SQLAlchemy {told['sqlalchemy']}")
-    say(f"    interpreter {told['interpreter']}")
+    say("    " + ", ".join(f"{what} {version}" for what, version in told["versions"].items()))
+    for what, path in told["used"].items():
+        say(f"    {what:<12}{path.replace(str(MOUNT), '<mount>')}")
     say(f"    {told['modules']} modules loaded, numpy solved for {told['solved']}")
 
 
