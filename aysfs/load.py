@@ -6,19 +6,15 @@ Serves mounts, ``ls``, ``cat``, ``fetch`` and ``unpack``, which all speak of ser
 import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import trio
 
 from aysfs.errors import BadList, ListMissing
 from aysfs.flist import FlistReader
-from aysfs.names import ServiceName
+from aysfs.names import ListRef, ServiceName
 from aysfs.store.protocol import OpenList, Store
 from aysfs.tree import Clash, Tree, TreeBuilder, choose_base
-
-ListRef = ServiceName | Path
-"""A service of a store, or a list file on this host."""
 
 
 class ListInfo(NamedTuple):

@@ -5,6 +5,7 @@ name splits at its first ``__``. A bare name means the default domain.
 """
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from aysfs.errors import BadName
@@ -24,6 +25,10 @@ class ServiceName(NamedTuple):
     def __str__(self) -> str:
         tag = f"@{self.tag}" if self.tag is not None else ""
         return f"{self.domain}__{self.name}{tag}"
+
+
+ListRef = ServiceName | Path
+"""A service of a store, or a list file on this host."""
 
 
 def parse_name(text: str, default_domain: str = DEFAULT_DOMAIN) -> ServiceName:

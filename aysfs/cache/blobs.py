@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 from aysfs import digest as digests
 from aysfs.cache import stamp
-from aysfs.cache.usage import Limits, Usage
+from aysfs.cache.usage import Usage
 from aysfs.digest import Digest
 from aysfs.errors import CacheUnusable, Corrupt, NoSpace
+from aysfs.limits import Limits
 
 _CHUNK = 1 << 20
 _KEPT_IN_QUARANTINE = 16

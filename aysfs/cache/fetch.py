@@ -19,11 +19,10 @@ from aysfs.cache.blobs import Cache, Insertion
 from aysfs.cache.eviction import make_room
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, NoSpace, Stalled, StoreTrouble
+from aysfs.limits import DEADLINE
 from aysfs.store.protocol import Store
 
 log = logging.getLogger(__name__)
-
-DEADLINE = 60.0
 
 
 @dataclass

@@ -17,9 +17,9 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from aysfs.errors import NoSpace
+from aysfs.limits import Limits
 
 _COUNT = struct.Struct("<q")
 BLOCK = 4096
@@ -28,13 +28,6 @@ BLOCK = 4096
 def on_disk(size: int) -> int:
     """Bytes that a blob takes: whole blocks."""
     return -(-size // BLOCK) * BLOCK
-
-
-class Limits(NamedTuple):
-    """Bounds of a cache in bytes: its own size, and what it must leave free on the disk."""
-
-    size: int = 20 << 30
-    keep_free: int = 512 << 20
 
 
 class _Counter:

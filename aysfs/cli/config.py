@@ -16,11 +16,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 import platformdirs
 
-from aysfs.cache.fetch import DEADLINE
-from aysfs.cache.usage import Limits
 from aysfs.errors import BadConfig
-from aysfs.load import ListRef
-from aysfs.names import DEFAULT_DOMAIN, parse_name
+from aysfs.limits import DEADLINE, Limits
+from aysfs.names import DEFAULT_DOMAIN, ListRef, parse_name
 
 SYSTEM_FILE = Path("/etc/aysfs/config.toml")
 

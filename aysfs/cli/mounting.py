@@ -1,6 +1,5 @@
 """``aysfs mount``, ``umount``, ``status``, ``reload``."""
 
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -8,11 +7,10 @@ from pathlib import Path
 import click
 
 from aysfs.cli.config import Settings, settings_options
-from aysfs.cli.render import note, show_json, size_text
+from aysfs.cli.render import show_json, size_text
 from aysfs.errors import AysfsError, BadConfig, MountFailed
 from aysfs.mount import life
-from aysfs.mount.control import Answer, ask
-from aysfs.mount.daemon import run
+from aysfs.mount.client import Answer, ask
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import Record, find_kernel_mount, folder_of, read_record, records
 
@@ -78,7 +76,7 @@ def mount_command(
             hint=f"`aysfs umount {point}` first, or `aysfs reload {point}`",
         )
     if foreground:
-        _serve_here(wanted)
+        life.become(wanted)
     else:
         life.start(wanted)
 
@@ -95,13 +93,6 @@ def split_options(options: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
         if one not in _IGNORED and one != "allow_other" and not one.startswith("x-")
     )
     return left, "allow_other" in chosen
-
-
-def _serve_here(options: MountOptions) -> None:
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    run(options, lambda: note(f"{options.point} is mounted"))
 
 
 @click.command("umount")

@@ -40,6 +40,7 @@ _MD5 = re.compile(rb"[0-9a-f]{32}").fullmatch
 _TIME = re.compile(rb"(-?)(0|[1-9][0-9]{0,9})\.([0-9]{9})").fullmatch
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,18}").fullmatch
 _MODE = re.compile(rb"[0-7]{4}").fullmatch
+_DOTS = re.compile(rb"/\.\.?(?:/|\Z)").search
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]").search
 
 _unhex = cast("Callable[[bytes], digest.Digest]", binascii.unhexlify)
@@ -66,7 +67,12 @@ class LineParser:
             path = decode_path(text)
             if b"\0" in path:
                 raise Malformed("NUL in the path")
-        if b"/." in path or b"//" in path or path[-1] == 47 or len(path) > MAX_NAME:
+        if (
+            (b"/." in path and _DOTS(path))
+            or b"//" in path
+            or path[-1] == 47
+            or len(path) > MAX_NAME
+        ):
             check_path(path)
         size = int(size_text)
         try:

@@ -1,7 +1,6 @@
 """The control socket: one JSON line asked, one answered.
 
 The daemon answers ``status``, ``reload`` and ``stop`` on a socket in its private folder.
-The client side is synchronous and bounded: ``status`` must work while a mount is stuck.
 """
 
 import json
@@ -13,14 +12,13 @@ from pathlib import Path
 
 import trio
 
-from aysfs.errors import AysfsError, MountFailed
+from aysfs.errors import AysfsError
+from aysfs.mount.client import Answer
 
 log = logging.getLogger(__name__)
 
-Answer = dict[str, object]
 Handler = Callable[[], Awaitable[Answer]]
 
-_LONGEST_LINE = 1 << 20
 _PATIENCE = 10.0
 
 
@@ -71,28 +69,3 @@ async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) ->
         await stream.send_all(json.dumps(answer).encode() + b"\n")
     except trio.BrokenResourceError:
         log.debug("a control client left before its answer")
-
-
-def ask(control: Path, operation: str, patience: float = _PATIENCE) -> Answer:
-    """Ask a daemon; MountFailed when it does not answer in time or refuses."""
-    folder = os.open(control.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(patience)
-            client.connect(f"/proc/self/fd/{folder}/{control.name}")
-            client.sendall(operation.encode() + b"\n")
-            with client.makefile("rb") as reader:
-                line = reader.readline(_LONGEST_LINE)
-    except OSError as error:
-        raise MountFailed(f"the daemon does not answer ({error})") from error
-    finally:
-        os.close(folder)
-    try:
-        answer = json.loads(line)
-    except ValueError as error:
-        raise MountFailed("the daemon did not finish its answer") from error
-    if not isinstance(answer, dict):
-        raise MountFailed("the daemon answered nonsense")
-    if "failed" in answer:
-        raise MountFailed(str(answer["failed"]))
-    return answer

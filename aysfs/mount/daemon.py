@@ -22,7 +22,8 @@ from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.cache.recovery import flush, recover
 from aysfs.errors import AysfsError, MountFailed, StoreTrouble
 from aysfs.load import Loaded, load_tree
-from aysfs.mount.control import Answer, serve_control
+from aysfs.mount.client import Answer
+from aysfs.mount.control import serve_control
 from aysfs.mount.fuse import FuseEngine
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import Claim, find_kernel_mount

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from aysfs.errors import AysfsError, ExitCode, MountBusy, MountFailed
 from aysfs.mount.options import MountOptions
@@ -99,6 +100,16 @@ def start(options: MountOptions) -> int:
         raise DaemonFailed(answer["failed"], answer["code"], answer["hint"])
     daemon.returncode = 0  # it outlives this command; Popen must not warn about that
     return daemon.pid
+
+
+def become(options: MountOptions) -> NoReturn:
+    """Turn this process into the daemon: it logs to standard error and ends with the mount."""
+    receiver, sender = os.pipe()
+    os.write(sender, options.to_json().encode())
+    os.close(sender)
+    os.dup2(receiver, 0)
+    command = [sys.executable, "-P", "-m", "aysfs.mount", "-1"]
+    os.execv(sys.executable, command)
 
 
 def find(runtime: Path, point: Path) -> Record:

@@ -4,10 +4,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from aysfs.cache.fetch import DEADLINE
-from aysfs.cache.usage import Limits
-from aysfs.load import ListRef
-from aysfs.names import parse_name
+from aysfs.limits import DEADLINE, Limits
+from aysfs.names import ListRef, parse_name
 
 
 @dataclass(frozen=True)

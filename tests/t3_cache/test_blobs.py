@@ -9,9 +9,10 @@ import pytest
 from aysfs import digest as digests
 from aysfs.cache import stamp
 from aysfs.cache.blobs import Cache
-from aysfs.cache.usage import Limits, on_disk
+from aysfs.cache.usage import on_disk
 from aysfs.digest import Digest
 from aysfs.errors import CacheUnusable, Corrupt, NoSpace
+from aysfs.limits import Limits
 
 ROOMY = Limits(size=1 << 30, keep_free=0)
 

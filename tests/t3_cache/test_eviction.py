@@ -8,8 +8,8 @@ from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import make_room, shrink
 from aysfs.cache.recovery import flush, recover, scrub
-from aysfs.cache.usage import Limits
 from aysfs.digest import Digest
+from aysfs.limits import Limits
 
 PAGE = 4096
 

@@ -13,9 +13,9 @@ from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
 from aysfs.cache.bulk import Wanted, fetch_all
 from aysfs.cache.fetch import Fetcher, open_fetcher
-from aysfs.cache.usage import Limits
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoSpace, Stalled, StoreTrouble
+from aysfs.limits import Limits
 from aysfs.store.faults import (
     AnswersAnother,
     Counts,

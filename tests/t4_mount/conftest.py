@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from aysfs.mount import life
-from aysfs.mount.control import Answer, ask
+from aysfs.mount.client import Answer, ask
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import find_kernel_mount, folder_of, read_record
 from aysfs.names import parse_name

@@ -9,7 +9,7 @@ import pytest
 
 from aysfs.errors import ExitCode, MountBusy, MountFailed
 from aysfs.mount import life
-from aysfs.mount.control import ask
+from aysfs.mount.client import ask
 from aysfs.mount.life import DaemonFailed
 from aysfs.mount.runtime import find_kernel_mount, folder_of, records
 from tests.t4_mount.conftest import PYTHON, Site, run
