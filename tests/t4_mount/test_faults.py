@@ -192,3 +192,64 @@ def test_descriptors_are_as_before_after_reading_everything(served: Site, tree: 
     assert count() <= before
     assert served.ask()["open_files"] == 0
     served.umount()
+
+
+def test_killed_in_the_middle_of_a_fetch_and_mounted_afresh(site: Site, tree: Path) -> None:
+    """kill -9 while blobs arrive, again and again: never a wrong byte afterwards."""
+    for number in range(40):
+        (tree / f"large-{number}").write_bytes(os.urandom(300_000))
+    site.push(tree)
+    expected = {path.name: md5(path) for path in tree.glob("large-*")}
+    for moment in range(5):
+        site.mount()
+        reader = subprocess.Popen(
+            ["sh", "-c", f"cat {site.point}/large-*"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert reader.stdout is not None
+        reader.stdout.read(700_000 * (moment + 1))
+        pid = site.children.pop()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        reader.stdout.close()
+        reader.wait(30)
+    site.mount()
+    assert {name: md5(site.point / name) for name in expected} == expected
+    assert len(os.listdir(site.root / "cache" / "tmp")) == 1
+    site.umount()
+
+
+def test_a_store_that_stalls_is_eio_within_the_deadline(site: Site, tree: Path) -> None:
+    """The daemon runs with a store that answers 100 bytes of a blob and then nothing."""
+    site.push(tree)
+    site.point.mkdir()
+    site.expected.append("no progress")
+    script = (
+        "import sys, trio\n"
+        "from aysfs.mount import daemon\n"
+        "from aysfs.mount.options import from_json\n"
+        "from aysfs.store.faults import Stalls\n"
+        "real = daemon.open_store\n"
+        "daemon.open_store = lambda *a, **k: Stalls(real(*a, **k), after=100)\n"
+        "daemon.run(from_json(sys.stdin.readline()), lambda: print('ready', flush=True))\n"
+    )
+    with (
+        open(site.root / "stall.log", "wb") as log,
+        subprocess.Popen(
+            [PYTHON, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as daemon,
+    ):
+        assert daemon.stdin is not None
+        assert daemon.stdout is not None
+        daemon.stdin.write(site.options(deadline=0.5).to_json() + "\n")
+        daemon.stdin.flush()
+        assert daemon.stdout.readline() == "ready\n"
+        assert read_error(site.point / "data") == errno.EIO
+        assert (site.point / "data").stat().st_size == 10240
+        site.umount()
+        assert daemon.wait(20) == 0

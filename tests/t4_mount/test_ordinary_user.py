@@ -1,0 +1,81 @@
+"""A mount by somebody who is not root, through fusermount3.
+
+/dev/fuse may be root's alone on this machine, and the interpreter may lie where only root
+looks. So the user gets a device node of its own in a private mount namespace, and the one
+capability to read files; what is tested, mounting, needs neither.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.t4_mount.conftest import PYTHON, run
+
+USER = 65534
+
+SCRIPT = r"""
+import os, sys, subprocess
+from pathlib import Path
+
+top = Path(sys.argv[1])
+assert os.geteuid() == 65534
+os.environ.update(
+    AYSFS_STORE=str(top / "store"), AYSFS_CACHE=str(top / "cache"),
+    AYSFS_RUNTIME=str(top / "run"), AYSFS_LOGS=str(top / "log"), AYSFS_KEEP_FREE="0",
+)
+
+def aysfs(*words, code=0):
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", "from aysfs.cli.main import main; main()", *words],
+        capture_output=True, text=True,
+    )
+    assert done.returncode == code, (words, done)
+    return done.stdout
+
+aysfs("push", str(top / "tree"), "--name", "test")
+point = top / "mnt"
+aysfs("mount", "test", str(point))
+print((point / "data").read_text())
+print((point / "link").read_text())
+assert (point / "data").stat().st_uid == 65534
+try:
+    (point / "new").write_text("x")
+except OSError as error:
+    print(error.errno)
+print("serving" in aysfs("status"))
+aysfs("umount", str(point))
+print(os.path.ismount(point), os.listdir(top / "run"), os.listdir(top / "cache" / "tmp"))
+"""
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that fusermount3 can reach as the user; pytest's own are root's."""
+    top = Path(tempfile.mkdtemp(prefix="aysfs-user-"))
+    (top / "tree").mkdir()
+    (top / "tree" / "data").write_text("hello")
+    (top / "tree" / "link").symlink_to("data")
+    (top / "mnt").mkdir()
+    os.mknod(top / "fuse", 0o020666, os.makedev(10, 229))
+    os.chmod(top / "fuse", 0o666)
+    for path in [top, *top.rglob("*")]:
+        os.chown(path, USER, USER, follow_symlinks=False)
+    yield top
+    shutil.rmtree(top)
+
+
+def test_an_ordinary_user_pushes_mounts_reads_and_unmounts(home: Path) -> None:
+    capability = "+dac_read_search"
+    become = [
+        *("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups"),
+        *("--inh-caps", capability, "--ambient-caps", capability),
+    ]
+    inside = 'mount --bind "$1/fuse" /dev/fuse && shift && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", inside, "sh", home, *become, PYTHON, "-c", SCRIPT, home]
+    done = run(*command)
+    assert done.stdout.splitlines() == ["hello", "hello", "30", "True", "False [] []"], done.stderr
+    assert done.returncode == 0
