@@ -299,9 +299,13 @@ class TreeBuilder:
             if old not in new or not path:
                 continue  # not shown, or linked to a file outside the base: a file of its own
             target = by_path.get(path)
+            if target is None:
+                lost = len(self._sources) > 1
+            else:
+                lost = self._lists[target] != self._lists[old]
+            if lost:
+                continue  # its first name lost a clash to another list: a file of its own
             if target is None or target in self._hardlinks or self._differ(old, target):
-                if target is None and len(self._sources) > 1:
-                    continue  # its first name lost a clash
                 source, line = self._sources[self._lists[old]], self._lines[old]
                 raise BadList(source, line, f"a hard link to another or no file: {_show(path)}")
             links[new[old]] = new[target]
