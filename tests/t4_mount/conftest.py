@@ -125,7 +125,7 @@ def tree(tmp_path: Path) -> Path:
     return top
 
 
-def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*command: object) -> subprocess.CompletedProcess[str]:
     words = [str(word) for word in command]
     return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 

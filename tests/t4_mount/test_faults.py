@@ -143,22 +143,6 @@ def test_a_killed_daemon_is_enotconn_and_the_next_mount_repairs(served: Site, tr
     served.umount()
 
 
-def test_a_killed_reader_is_gone_and_the_mount_lives_on(served: Site, tree: Path) -> None:
-    """A fifo in place of a blob: the store stalls for as long as nobody writes to it."""
-    name = md5(tree / "data")
-    blob = served.blob(name)
-    blob.rename(served.root / "kept")
-    reader = subprocess.Popen(
-        [PYTHON, "-c", "import sys; open(sys.argv[1], 'rb').read()", served.point / "data"],
-        stderr=subprocess.DEVNULL,
-    )
-    reader.kill()
-    reader.wait(30)
-    (served.root / "kept").rename(blob)
-    assert md5(served.point / "data") == name
-    served.umount()
-
-
 def test_two_daemons_and_readers_race_for_the_same_blobs(
     served: Site, tree: Path, tmp_path: Path
 ) -> None:
@@ -168,8 +152,15 @@ def test_two_daemons_and_readers_race_for_the_same_blobs(
     def read_all(top: Path) -> dict[Path, str]:
         return {path: md5(top / path.relative_to(tree)) for path in expected}
 
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(read_all, [served.point, tmp_path / "mnt-two"] * 4))
+    bring = (
+        "from aysfs.cli.main import main; main()",
+        *("fetch", "test", "--store", str(served.root / "store")),
+        *("--cache", str(served.root / "cache")),
+    )
+    with subprocess.Popen([PYTHON, "-c", *bring], stdout=subprocess.PIPE) as fetching:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(read_all, [served.point, tmp_path / "mnt-two"] * 4))
+        assert fetching.wait(60) == 0
     assert found == [expected] * 8
     served.umount(tmp_path / "mnt-two")
     served.umount()
@@ -220,24 +211,26 @@ def test_killed_in_the_middle_of_a_fetch_and_mounted_afresh(site: Site, tree: Pa
     site.umount()
 
 
-def test_a_store_that_stalls_is_eio_within_the_deadline(site: Site, tree: Path) -> None:
+STALLING = """
+import sys
+from aysfs.mount import daemon
+from aysfs.mount.options import from_json
+from aysfs.store.faults import Stalls
+real = daemon.open_store
+daemon.open_store = lambda *a, **k: Stalls(real(*a, **k), after=100)
+daemon.run(from_json(sys.stdin.readline()), lambda: print("ready", flush=True))
+"""
+
+
+def test_a_stalled_store_is_eio_and_a_killed_reader_is_gone(site: Site, tree: Path) -> None:
     """The daemon runs with a store that answers 100 bytes of a blob and then nothing."""
     site.push(tree)
     site.point.mkdir()
     site.expected.append("no progress")
-    script = (
-        "import sys, trio\n"
-        "from aysfs.mount import daemon\n"
-        "from aysfs.mount.options import from_json\n"
-        "from aysfs.store.faults import Stalls\n"
-        "real = daemon.open_store\n"
-        "daemon.open_store = lambda *a, **k: Stalls(real(*a, **k), after=100)\n"
-        "daemon.run(from_json(sys.stdin.readline()), lambda: print('ready', flush=True))\n"
-    )
     with (
         open(site.root / "stall.log", "wb") as log,
         subprocess.Popen(
-            [PYTHON, "-c", script],
+            [PYTHON, "-c", STALLING],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -246,9 +239,15 @@ def test_a_store_that_stalls_is_eio_within_the_deadline(site: Site, tree: Path) 
     ):
         assert daemon.stdin is not None
         assert daemon.stdout is not None
-        daemon.stdin.write(site.options(deadline=0.5).to_json() + "\n")
+        daemon.stdin.write(site.options(deadline=1.0).to_json() + "\n")
         daemon.stdin.flush()
         assert daemon.stdout.readline() == "ready\n"
+        reader = subprocess.Popen(["cat", site.point / "data"], stderr=subprocess.DEVNULL)
+        while not site.ask()["in_flight"]:
+            assert reader.poll() is None
+        reader.kill()
+        assert len(site.ask()["in_flight"]) == 1  # type: ignore[arg-type]
+        reader.wait(30)
         assert read_error(site.point / "data") == errno.EIO
         assert (site.point / "data").stat().st_size == 10240
         site.umount()

@@ -1,0 +1,36 @@
+"""``mount -t aysfs``: mount(8) finds mount.aysfs where an administrator would link it."""
+
+import sys
+from pathlib import Path
+
+from tests.t4_mount.conftest import Site, run
+
+SCRIPT = """
+set -e
+mount -t tmpfs tmpfs "$1/overlay"
+mkdir "$1/overlay/upper" "$1/overlay/work"
+mount -t overlay overlay \
+    -o "lowerdir=/usr/sbin,upperdir=$1/overlay/upper,workdir=$1/overlay/work" /usr/sbin
+ln -s "$2" /usr/sbin/mount.aysfs
+mount -t aysfs test "$1/mnt" -o "ro,nofail,store=$1/store,cache=$1/cache"
+cat "$1/mnt/data" | md5sum
+umount "$1/mnt"
+echo "test $1/mnt aysfs ro,_netdev,store=$1/store,cache=$1/cache 0 0" > "$1/fstab"
+mount --fstab "$1/fstab" "$1/mnt"
+"$1/mnt/bin/hello"
+umount "$1/mnt"
+"""
+
+
+def test_mount_8_and_fstab(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.point.mkdir()
+    (site.root / "overlay").mkdir()
+    helper = Path(sys.executable).with_name("mount.aysfs")
+    environment = [f"AYSFS_RUNTIME={site.root}/run", f"AYSFS_LOGS={site.root}", "AYSFS_KEEP_FREE=0"]
+    command = ["env", *environment, "unshare", "-m", "sh", "-c", SCRIPT, "sh", site.root, helper]
+    done = run(*command)
+    md5 = run("md5sum", tree / "data").stdout.split()[0]
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert done.stdout.split() == [md5, "-", "hello"]
