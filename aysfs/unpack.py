@@ -81,7 +81,10 @@ class Unpacker:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         else:
             why = os.fsdecode(tree.list_path(node))
-            descriptor = await self._fetcher.open(tree.digest(node), size, why)
+            try:
+                descriptor = await self._fetcher.open(tree.digest(node), size, why)
+            except AysfsError as error:
+                raise type(error)(f"{why}: {error}", hint=error.hint) from error
             try:
                 await trio.to_thread.run_sync(_copy, descriptor, path, size)
             finally:
@@ -101,20 +104,23 @@ class Unpacker:
         self._attributes(path, node)
 
     def _attributes(self, path: bytes, node: Node) -> None:
-        """Owner first: a change of owner clears setuid, setgid and capabilities."""
+        """Owner first: a change of owner clears setuid, setgid and capabilities.
+
+        The mode after the xattrs: a user may not set them on his own read-only file.
+        """
         tree, columns = self._tree, self._tree.columns
         mode = columns.modes[node]
         if self._is_root:
             os.chown(path, columns.uids[node], columns.gids[node], follow_symlinks=False)
         elif columns.uids[node] != os.geteuid() or columns.gids[node] != os.getegid():
             self._skip("owners")
-        if not stat.S_ISLNK(mode):
-            os.chmod(path, stat.S_IMODE(mode))
         for name, value in tree.xattrs(node).items():
             try:
                 os.setxattr(path, name, value, follow_symlinks=False)
             except OSError:
                 self._skip(f"xattr {os.fsdecode(name)}")
+        if not stat.S_ISLNK(mode):
+            os.chmod(path, stat.S_IMODE(mode))
         mtime = columns.mtimes[node]
         os.utime(path, ns=(mtime, mtime), follow_symlinks=False)
 

@@ -153,7 +153,8 @@ def fetch_command(settings: Settings, name: str, paths: tuple[str, ...], as_json
     if report.first_error is not None:
         for line in report.failures[1:]:
             note(f"aysfs: {line}")
-        raise report.first_error
+        error = report.first_error
+        raise type(error)(report.failures[0], hint=error.hint)
 
 
 async def _fetch(settings: Settings, wanted: list[Wanted]) -> tuple[BulkReport, int]:

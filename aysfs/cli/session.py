@@ -1,5 +1,7 @@
 """A store, a cache and a fetch service for the length of one command."""
 
+import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
@@ -32,7 +34,7 @@ async def load(settings: Settings, names: Sequence[str], base: str | None = None
     try:
         with trio.move_on_after(settings.deadline):
             refs = [settings.ref(name) for name in names]
-            return await load_tree(store, refs, base=base.encode() if base else None)
+            return await load_tree(store, refs, base=os.fsencode(base) if base else None)
         raise StoreTrouble(f"{store.label}: no list within {settings.deadline:g} s")
     finally:
         await store.aclose()
@@ -40,7 +42,11 @@ async def load(settings: Settings, names: Sequence[str], base: str | None = None
 
 @asynccontextmanager
 async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
-    """A fetch service over the configured store and cache."""
+    """A fetch service over the configured store and cache.
+
+    What it logs of a failure is silent: the command that fails says it.
+    """
+    logging.getLogger("aysfs").addHandler(logging.NullHandler())
     async with AsyncExitStack() as stack:
         cache = Cache(settings.cache, settings.limits, report=lambda line: note(f"aysfs: {line}"))
         stack.callback(cache.close)
