@@ -1,0 +1,104 @@
+"""The real command in its own process, with every folder of a host below one directory."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+MAIN = "from aysfs.cli.main import main; main()"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    raw: bytes
+    err: str
+
+    @property
+    def out(self) -> str:
+        return self.raw.decode()
+
+
+@dataclass
+class Host:
+    """A host's folders below ``root``, where commands run. ``environment`` is theirs."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str | bytes | Path, **environment: str) -> Done:
+        """Run ``aysfs`` with these arguments; keywords are environment variables."""
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", MAIN, *arguments],
+            cwd=self.root,
+            env={**self.environment, **environment},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        return Done(done.returncode, done.stdout, done.stderr.decode())
+
+    def ok(self, *arguments: str | bytes | Path, **environment: str) -> str:
+        """Run what must succeed and say nothing on stderr; its output."""
+        done = self.run(*arguments, **environment)
+        assert (done.code, done.err) == (0, "")
+        return done.out
+
+    def refused(self, code: int, *arguments: str | bytes | Path, **environment: str) -> str:
+        """Run what must fail with one line and at most a hint; the line."""
+        done = self.run(*arguments, **environment)
+        assert "Traceback" not in done.err
+        line, *hint = done.err.splitlines()
+        assert line.startswith("aysfs: ")
+        assert "internal error" not in line
+        assert len(hint) <= 1
+        assert all(one.startswith("  ") for one in hint)
+        assert done.code == code, done.err
+        assert done.raw == b""
+        return line.removeprefix("aysfs: ")
+
+    def blobs(self) -> list[Path]:
+        """The blobs of the store."""
+        return sorted((self.root / "store" / "dedupe").glob("?/?/*"))
+
+    def cached(self) -> list[Path]:
+        """The objects of the cache."""
+        return sorted((self.root / "cache" / "objects").glob("?/?/*"))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    folders = {"STORE": "store", "CACHE": "cache", "RUNTIME": "run", "LOGS": "logs"}
+    environment = {f"AYSFS_{name}": str(tmp_path / folder) for name, folder in folders.items()}
+    environment["AYSFS_CONFIG"] = str(tmp_path / "config.toml")
+    environment["AYSFS_KEEP_FREE"] = "0"
+    environment["HOME"] = str(tmp_path)
+    environment["PATH"] = os.environ["PATH"]
+    (tmp_path / "config.toml").touch()
+    return Host(tmp_path, environment)
+
+
+@pytest.fixture
+def service(host: Host) -> Host:
+    """A host whose store holds ``jumpscale__test`` with base /opt/test."""
+    tree = host.root / "tree"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "bin" / "hello").write_text("#!/bin/sh\necho hello\n")
+    (tree / "bin" / "hello").chmod(0o755)
+    (tree / "data").write_bytes(bytes(range(256)))
+    os.link(tree / "data", tree / "hard")
+    (tree / "empty").touch()
+    (tree / "link").symlink_to("bin/hello")
+    (tree / "dangling").symlink_to("/nowhere")
+    Path(os.fsdecode(os.fsencode(tree) + b"/odd\xff")).write_bytes(b"odd")
+    for path in (tree / "bin", tree):
+        path.chmod(0o755)
+    for path in (*tree.rglob("*"), tree):
+        os.utime(path, ns=(0, 1_400_000_000_123_456_789), follow_symlinks=False)
+    host.ok("push", tree, "--name", "test", "--base", "/opt/test")
+    return host
