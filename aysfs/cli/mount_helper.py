@@ -37,7 +37,7 @@ def translate(arguments: list[str]) -> list[str] | None:
         name, _, value = word.partition("=")
         if name in _SETTINGS:
             chosen += [f"--{name}", value]
-        elif word:
+        elif word and word != "rw":  # what mount(8) says for everything that is not `ro`
             rest.append(word)
     services = places[0].split(",") if places else []
     options = ["-o", ",".join(rest)] if rest else []
