@@ -16,7 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 import platformdirs
 
-from aysfs.errors import BadConfig
+from aysfs.errors import BadConfig, BadName
 from aysfs.limits import DEADLINE, Limits
 from aysfs.names import DEFAULT_DOMAIN, ListRef, parse_name
 
@@ -70,7 +70,7 @@ def load_settings(store: str | None = None, cache: str | None = None) -> Setting
         runtime=_path(known, "runtime"),
         logs=_path(known, "logs"),
         namespace=_text(known, "namespace"),
-        default_domain=_text(known, "default_domain"),
+        default_domain=_domain(known, "default_domain"),
         cache_size=_size(known, "cache_size"),
         keep_free=_size(known, "keep_free"),
         deadline=_seconds(known, "deadline"),
@@ -138,7 +138,9 @@ def _read(path: Path) -> Known:
             values: Mapping[str, object] = tomllib.load(file)
     except FileNotFoundError:
         return {}
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise BadConfig(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path}: {error}") from error
     unknown = sorted(set(values) - set(Settings.__dataclass_fields__))
     if unknown:
@@ -161,6 +163,17 @@ def _text(known: Known, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise BadConfig(f"{where}: `{name}` must be a text")
     return value
+
+
+def _domain(known: Known, name: str) -> str:
+    domain, where = _text(known, name), known[name][1]
+    try:
+        good = parse_name(f"{domain}__x").domain == domain
+    except BadName:
+        good = False
+    if not good:
+        raise BadConfig(f"{where}: `{name}` must be a domain, not {domain!r}")
+    return domain
 
 
 def _path(known: Known, name: str) -> Path:

@@ -108,7 +108,7 @@ def cat_command(settings: Settings, what: str) -> None:
     name, path = _split(what)
     tree = _load(settings, [name]).tree
     node = tree.inode(tree.resolve(path))
-    shown = os.fsdecode(path)
+    shown = os.fsdecode(path) or "/"
     if not tree.is_regular(node):
         raise PathMissing(f"{shown} is no regular file")
     run_async(partial(_cat, settings, tree, node, shown))
