@@ -14,9 +14,21 @@ import click
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.render import note, size_text
 from aysfs.cli.session import load, run_async
+from aysfs.digest import ZERO
 from aysfs.errors import AysfsError, ExitCode
-from aysfs.flist import Entry, Header, Loss, diff, encode_path, write_classic, write_flist
-from aysfs.tree import Tree
+from aysfs.flist import (
+    Entry,
+    FlistReader,
+    Header,
+    Kind,
+    Loss,
+    diff,
+    encode_path,
+    write_classic,
+    write_flist,
+)
+from aysfs.load import Loaded
+from aysfs.store.open import open_store
 
 _SHOWN = {"added": "+", "removed": "-", "changed": "~"}
 
@@ -47,13 +59,15 @@ def convert_command(
     settings: Settings, name: str, form: str, base: str | None, output: Path | None
 ) -> None:
     """Write LIST in another form, and say what that form cannot hold."""
-    tree = run_async(partial(load, settings, [name], "/")).tree
+    loaded = run_async(partial(load, settings, [name], "/"))
     losses: Counter[Loss] = Counter()
     if form == "classic":
-        chunks = write_classic(_entries(tree), losses)
+        chunks = write_classic(_entries(loaded), losses)
     else:
-        header = Header(2, None if base is None else os.fsencode(base))
-        chunks = write_flist(header, _entries(tree))
+        header = run_async(partial(_header, settings, name))._replace(version=2)
+        if base is not None:
+            header = header._replace(base=os.fsencode(base))
+        chunks = write_flist(header, _entries(loaded), source=name)
     with _output(output) as file:
         for chunk in chunks:
             file.write(chunk)
@@ -68,10 +82,10 @@ def convert_command(
 @click.pass_context
 def diff_command(ctx: click.Context, settings: Settings, old: str, new: str) -> None:
     """Show what changed from the list OLD to NEW; exit code 1 when anything did."""
-    before = run_async(partial(load, settings, [old], "/")).tree
-    after = run_async(partial(load, settings, [new], "/")).tree
+    before = run_async(partial(load, settings, [old], "/"))
+    after = run_async(partial(load, settings, [new], "/"))
     different = False
-    for change in diff(_entries(before), _entries(after)):
+    for change in diff(_undated(before), _undated(after)):
         different = True
         fields = f" ({', '.join(change.fields)})" if change.fields else ""
         sys.stdout.buffer.write(
@@ -81,11 +95,36 @@ def diff_command(ctx: click.Context, settings: Settings, old: str, new: str) -> 
         ctx.exit(int(ExitCode.FAILURE))
 
 
-def _entries(tree: Tree) -> Iterator[Entry]:
-    """Every entry in list order. The root of everything is left out: no list needs it."""
-    entries = [tree.entry(node) for node in tree.walk() if node]
+async def _header(settings: Settings, name: str) -> Header:
+    """The header of a list that was read before."""
+    ref = settings.ref(name)
+    if isinstance(ref, Path):
+        file: BinaryIO = open(ref, "rb")  # noqa: ASYNC230, SIM115 - a local list, closed below
+    else:
+        store = open_store(settings.store, namespace=settings.namespace)
+        try:
+            file = (await store.open_list(ref)).file
+        finally:
+            await store.aclose()
+    with file:
+        return FlistReader(file, source=name, mtime_ns=0).header
+
+
+def _entries(loaded: Loaded) -> Iterator[Entry]:
+    """Every entry in list order; the root only when the list says something about it."""
+    tree, mtime_ns = loaded.tree, loaded.lists[0].mtime_ns
+    entries = [tree.entry(node) for node in tree.walk()]
+    if entries[0] == Entry(b"/", Kind.DIRECTORY, 0o755, 0, 0, 0, ZERO, mtime_ns):
+        del entries[0]
     entries.sort(key=lambda entry: encode_path(entry.path))
     return iter(entries)
+
+
+def _undated(loaded: Loaded) -> Iterator[Entry]:
+    """The same; what has the time of the list itself, because no line gives one, has none."""
+    mtime_ns = loaded.lists[0].mtime_ns
+    for entry in _entries(loaded):
+        yield entry._replace(mtime_ns=0) if entry.mtime_ns == mtime_ns else entry
 
 
 @contextmanager

@@ -91,6 +91,8 @@ class TreeBuilder:
         inside = prefix + b"/"
         number = len(self._sources)
         self._sources.append(reader.source)
+        if number == 0:
+            self._mtimes[0] = mtime_ns  # the root is implied until a line names it
         implied = _implied(mtime_ns)
         last_parent, last_node = b"", 0
         directories, children = self._directories, self._children

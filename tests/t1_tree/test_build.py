@@ -163,6 +163,11 @@ def test_parents_are_implied_with_root_0755_and_the_lists_time() -> None:
         assert entry.mtime_ns == LISTED
 
 
+def test_the_root_of_a_list_that_does_not_name_it_has_the_lists_time() -> None:
+    assert build(reader(file("/a"))).entry(ROOT).mtime_ns == LISTED
+    assert build(reader(directory("/"), file("/a"))).entry(ROOT).mtime_ns == 2_000_000_000
+
+
 def test_a_listed_directory_keeps_its_attributes_whether_its_line_comes_first_or_last() -> None:
     lines = [lineage_directory("/d", "711"), lineage_file("/d/f")]
     for order in (lines, lines[::-1]):
