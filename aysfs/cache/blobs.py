@@ -7,7 +7,6 @@ Never asks a store. A method that may wait for a disk says so; run those in a th
 
 import contextlib
 import os
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import NamedTuple
 
 from aysfs import digest as digests
 from aysfs.cache import stamp
-from aysfs.cache.usage import Usage
+from aysfs.cache.usage import Usage, on_disk
 from aysfs.digest import Digest
 from aysfs.errors import CacheUnusable, Corrupt, NoSpace
 from aysfs.limits import Limits
 
 _CHUNK = 1 << 20
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _KEPT_IN_QUARANTINE = 16
 
 
@@ -56,7 +56,8 @@ class Cache:
             raise CacheUnusable(f"the cache {root} cannot be used: {error.strerror}") from error
         self._tmp = str(self.usage.directory)
         self._counter = 0
-        self.usage.sweep()
+        if self.usage.sweep():
+            self.recount()
 
     def close(self) -> None:
         """Leave the cache: nothing of this process stays under ``tmp/``."""
@@ -92,7 +93,8 @@ class Cache:
     def revalidate(self, digest: Digest, size: int | None = None) -> bool:
         """Hash an entry: stamp it anew when it is good, else quarantine it. Waits for the disk.
 
-        False when there is no such entry, or it was wrong.
+        False when there is no such entry, or it was wrong. Corrupt when it is good and only
+        ``size`` is wrong: a list that lies must not cost anybody a good blob.
         """
         path = self.path(digest)
         try:
@@ -102,18 +104,26 @@ class Cache:
         try:
             before = os.fstat(descriptor)
             found = _hash(descriptor)
-            if found == digest and size in (None, before.st_size):
+            if found == digest:
                 if not stamp.is_valid(before, before.st_size, digest):
                     stamp.apply(descriptor, digest)
+                if size not in (None, before.st_size):
+                    raise Corrupt(
+                        f"blob {digest.hex()} has {before.st_size} bytes; the list says {size}"
+                    )
                 return True
         finally:
             os.close(descriptor)
         self._quarantine(path, digest, before.st_size)
         return False
 
-    def insertion(self, digest: Digest, size: int) -> "Insertion":
-        """Begin to take in a blob of known size; NoSpace when there is no room for it."""
-        self.usage.reserve(size)
+    def insertion(self, digest: Digest, size: int, *, reserved: bool = False) -> "Insertion":
+        """Begin to take in a blob of known size; NoSpace when there is no room for it.
+
+        ``reserved`` hands over room that ``make_room`` has reserved.
+        """
+        if not reserved:
+            self.usage.reserve(size)
         self._counter += 1
         return Insertion(self, f"{self._tmp}/{self._counter}", digest, size)
 
@@ -141,6 +151,10 @@ class Cache:
                     except (FileNotFoundError, ValueError):
                         continue
                     yield Stored(status.st_ctime_ns, status.st_size, name)
+
+    def recount(self) -> None:
+        """Count again what all objects take. Waits for the disk."""
+        self.usage.recount(lambda: sum(on_disk(stored.size) for stored in self.scan()))
 
     def remove(self, stored: Stored) -> None:
         """Drop an object that nobody reads; gone already is fine."""
@@ -183,8 +197,7 @@ class Insertion:
         self._lock = threading.Lock()  # protects _descriptor against abort during a write
         self._descriptor: int | None = None
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._descriptor = os.open(tmp, flags, 0o400)
+            self._descriptor = os.open(tmp, _NEW, 0o400)
         except OSError as error:
             cache.usage.release(size)
             raise _translated(error, cache.root) from error
@@ -259,7 +272,11 @@ def _enter(root: Path) -> None:
                 hint="a cache serves one user: choose another with --cache",
             )
         if status.st_mode & 0o077:
-            os.chmod(root, stat.S_IMODE(status.st_mode) & 0o700)
+            if any(root.iterdir()) and not (root / "objects").is_dir():
+                raise CacheUnusable(
+                    f"{root} is open to others and no cache", hint="choose a directory of its own"
+                )
+            os.chmod(root, 0o700)
         for name in ("objects", "tmp"):
             (root / name).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from aysfs.cache.blobs import Cache, Stored
 from aysfs.cache.usage import on_disk
+from aysfs.errors import NoSpace
 
 
 class Evicted(NamedTuple):
@@ -27,25 +28,29 @@ class Evicted(NamedTuple):
 
 
 def make_room(cache: Cache, wanted: int) -> Evicted:
-    """Evict until ``wanted`` more bytes fit, and some more; nothing when they already do.
+    """Evict until a blob of ``wanted`` bytes fits, and some more, and reserve its room.
 
-    Recounts what the cache holds on the way. The caller tries its reservation again, and
-    reports NoSpace when that fails: then all that is left is in use.
+    Reserving under the same lock: of several that wait for room, each finds its own. Recounts
+    what the cache holds on the way. NoSpace when it cannot fit, and then evicts nothing, or
+    when all that is left is in use.
     """
     with _one_at_a_time(cache):
-        if not cache.usage.excess(wanted):
-            return Evicted()
-        found = sorted(cache.scan())
-        cache.usage.recount(sum(on_disk(stored.size) for stored in found))
-        return _evict(cache, found, wanted)
+        done = Evicted()
+        if cache.usage.excess(wanted):
+            if not cache.usage.can_ever_fit(wanted):
+                raise NoSpace(f"{wanted} bytes can never fit into the cache or on its disk")
+            cache.recount()
+            done = _evict(cache, sorted(cache.scan()), wanted)
+        cache.usage.reserve(wanted)
+        return done
 
 
 def shrink(cache: Cache, size: int) -> Evicted:
     """Evict, oldest first, until the objects take at most ``size`` bytes."""
     with _one_at_a_time(cache):
+        cache.recount()
         found = sorted(cache.scan())
         total = sum(on_disk(stored.size) for stored in found)
-        cache.usage.recount(total)
         done = Evicted()
         for stored in found:
             if total - done.size <= size:

@@ -72,7 +72,7 @@ class Fetcher:
         self._nursery = nursery
         self._deadline = deadline
         self._limiter = trio.CapacityLimiter(parallel)
-        self._flights: dict[Digest, _Flight] = {}
+        self._flights: dict[tuple[Digest, int], _Flight] = {}
         self._fetched_before = 0
 
     async def open(self, digest: Digest, size: int, why: str = "") -> int:
@@ -108,11 +108,11 @@ class Fetcher:
         ]
 
     def _join(self, digest: Digest, size: int, why: str) -> _Flight:
-        flight = self._flights.get(digest)
+        flight = self._flights.get((digest, size))
         if flight is None:
             self.counters.misses += 1
             flight = _Flight(digest, size, why=why)
-            self._flights[digest] = flight
+            self._flights[digest, size] = flight
             self._nursery.start_soon(self._fly, flight, name=f"fetch {digest.hex()}")
         flight.waiting += 1
         return flight
@@ -135,7 +135,7 @@ class Fetcher:
             log.exception("fetch of %s", flight.digest.hex())
             flight.error = StoreTrouble(f"blob {flight.digest.hex()}: internal error: {error!r}")
         finally:
-            del self._flights[flight.digest]
+            del self._flights[flight.digest, flight.size]
             if flight.descriptor is None and flight.error is None:  # cancelled: we are ending
                 flight.error = Stalled(f"blob {flight.digest.hex()}: the fetch service has ended")
             else:
@@ -171,8 +171,9 @@ class Fetcher:
         try:
             return self.cache.insertion(digest, size)
         except NoSpace:
-            await trio.to_thread.run_sync(make_room, self.cache, size, abandon_on_cancel=True)
-            return self.cache.insertion(digest, size)
+            # Not abandoned when cancelled: the room that it reserves would be lost.
+            await trio.to_thread.run_sync(make_room, self.cache, size)
+            return self.cache.insertion(digest, size, reserved=True)
 
     async def watch(self) -> None:
         """Push back the deadline of every flight that moves; the others run into theirs.

@@ -1,21 +1,22 @@
 """How full the cache is, agreed between processes: the bound is a bound.
 
 ``usage`` holds the bytes of all objects; every process has its own ``reserved`` in its
-directory under ``tmp/`` and a lock on it. Room is reserved before the first byte of a
-download and turned into object bytes before the rename, so a process that dies leaves the
-count too high, never too low, and a dead one's reservation counts no more. All changes
-happen under one short file lock.
+directory under ``tmp/`` and a lock on it. A process takes room from the shared count in
+shares, hands it out to its downloads without asking anybody, and keeps what became objects
+in its reservation until it settles: the sum of all counts never passes the bound. What a
+dead process had not settled is found by a recount, which whoever sweeps its directory owes.
+All changes of the shared count happen under one short file lock.
 """
 
+import contextlib
 import errno
 import fcntl
-import mmap
 import os
 import secrets
 import shutil
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from aysfs.errors import NoSpace
@@ -23,6 +24,7 @@ from aysfs.limits import Limits
 
 _COUNT = struct.Struct("<q")
 BLOCK = 4096
+_LARGEST_SHARE = 64 << 20  # a share costs 60 us: not once a blob
 
 
 def on_disk(size: int) -> int:
@@ -31,27 +33,22 @@ def on_disk(size: int) -> int:
 
 
 class _Counter:
-    """One shared integer in a file, mapped: a read costs no system call."""
+    """One shared integer in a file. Not mapped: a full disk must be an OSError, not a SIGBUS."""
 
     def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(descriptor).st_size < _COUNT.size:
-                os.ftruncate(descriptor, _COUNT.size)
-            self._map = mmap.mmap(descriptor, _COUNT.size)
-        finally:
-            os.close(descriptor)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @property
     def value(self) -> int:
-        return int(_COUNT.unpack_from(self._map)[0])
+        data = os.pread(self._descriptor, _COUNT.size, 0)
+        return int(_COUNT.unpack(data)[0]) if len(data) == _COUNT.size else 0
 
     @value.setter
     def value(self, value: int) -> None:
-        _COUNT.pack_into(self._map, 0, value)
+        os.pwrite(self._descriptor, _COUNT.pack(value), 0)
 
     def close(self) -> None:
-        self._map.close()
+        os.close(self._descriptor)
 
 
 class Usage:
@@ -60,6 +57,11 @@ class Usage:
     def __init__(self, root: Path, limits: Limits) -> None:
         self.limits = limits
         self._root = root
+        self._share = min(_LARGEST_SHARE, limits.size // 64)
+        self._mine = threading.Lock()  # protects the three numbers below
+        self._free = 0  # reserved, and not yet handed out
+        self._pending = 0  # handed out to downloads under way
+        self._settling = 0  # became objects, and still counted in our reservation
         self._lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._objects = _Counter(root / "usage")
         self.directory = root / "tmp" / f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -73,47 +75,94 @@ class Usage:
     def reserve(self, size: int) -> None:
         """Set room aside for a blob; NoSpace when there is none without evicting."""
         need = on_disk(size)
-        with self._locked():
-            if self._objects.value + self._all_reserved() + need > self.limits.size:
-                raise NoSpace(f"the cache is at its bound of {self.limits.size} bytes")
-            if self.disk_free() - need < self.limits.keep_free:
-                raise NoSpace(f"the disk of the cache has less than {self.limits.keep_free} free")
-            self._reserved.value += need
+        with self._mine:
+            if self._free < need:
+                self._settle(need)
+            self._free -= need
+            self._pending += need
 
     def release(self, size: int) -> None:
         """Give reserved room back: the download failed."""
-        with self._locked():
-            self._reserved.value -= on_disk(size)
+        with self._mine:
+            self._pending -= on_disk(size)
+            self._free += on_disk(size)
+            if self._free > self._share:
+                self._write(self._share)
 
     def commit(self, size: int) -> None:
         """Reserved room becomes an object's. Called before the rename."""
-        with self._locked():
-            self._reserved.value -= on_disk(size)
-            self._objects.value += on_disk(size)
+        with self._mine:
+            self._pending -= on_disk(size)
+            self._settling += on_disk(size)
 
     def freed(self, size: int) -> None:
         """An object's blocks are free again."""
         with self._locked():
             self._objects.value = max(0, self._objects.value - on_disk(size))
 
-    def recount(self, total: int) -> None:
-        """Replace the count by what a scan found."""
+    def recount(self, scan: Callable[[], int]) -> None:
+        """Replace the count by what ``scan`` finds, and count what was added meanwhile."""
+        with self._mine:
+            self._write(self._free)
+        before = self._objects.value
+        found = scan()
         with self._locked():
-            self._objects.value = total
+            self._objects.value = found + max(0, self._objects.value - before)
 
     @property
     def used(self) -> int:
-        """Bytes of all objects."""
-        return self._objects.value
+        """Bytes of all objects, those of other processes as of their last settling."""
+        return self._objects.value + self._settling
 
-    def excess(self, wanted: int) -> int:
-        """Bytes to evict until ``wanted`` more fit, with a tenth of the bound to spare."""
+    def excess(self, size: int) -> int:
+        """Bytes to evict until a blob of this size fits, with a tenth of the bound to spare."""
+        need = on_disk(size)
+        with self._mine:
+            self._write(0)
         with self._locked():
-            over = self._objects.value + self._all_reserved() + wanted - self.limits.size
-            short = self.limits.keep_free + wanted - self.disk_free()
+            over = self._objects.value + self._all_reserved() + need - self.limits.size
+            short = self.limits.keep_free + need - self.disk_free()
         if over <= 0 and short <= 0:
             return 0
         return max(over, short) + self.limits.size // 10
+
+    def can_ever_fit(self, size: int) -> bool:
+        """Whether evicting everything could make room: if not, nothing should be evicted."""
+        need = on_disk(size)
+        freeable = self.disk_free() + self._objects.value
+        return need <= self.limits.size and freeable - need >= self.limits.keep_free
+
+    def _settle(self, need: int) -> None:
+        """Take a new share that holds ``need``: a whole one, else just what is needed."""
+        for share in (need + self._share, need):
+            try:
+                self._write(share)
+            except NoSpace:
+                continue
+            return
+        self._write(0)
+        raise NoSpace(
+            f"the cache is full: its bound is {self.limits.size} bytes,"
+            f" and {self.limits.keep_free} stay free on its disk"
+        )
+
+    def _write(self, share: int) -> None:
+        """Hand over what became objects and hold ``share`` besides what is under way."""
+        try:
+            with self._locked():
+                objects = self._objects.value + self._settling
+                others = self._all_reserved() - self._reserved.value
+                grows = share > self._free
+                if grows and objects + others + self._pending + share > self.limits.size:
+                    raise NoSpace("no share")
+                if grows and self.disk_free() - self._pending - share < self.limits.keep_free:
+                    raise NoSpace("no share")
+                self._objects.value = objects
+                self._settling = 0
+                self._reserved.value = self._pending + share
+                self._free = share
+        except OSError as error:
+            raise NoSpace(f"the count of the cache cannot be kept: {error.strerror}") from error
 
     def disk_free(self) -> int:
         """Bytes that this user may still write on the cache's file system."""
@@ -121,7 +170,10 @@ class Usage:
         return status.f_bavail * status.f_frsize
 
     def sweep(self) -> int:
-        """Remove what dead processes left under ``tmp/``; how many they were."""
+        """Remove what dead processes left under ``tmp/``; how many they were.
+
+        Their objects may not be counted yet: the caller owes a recount.
+        """
         removed = 0
         with self._locked():
             for directory in (self._root / "tmp").iterdir():
@@ -131,7 +183,9 @@ class Usage:
         return removed
 
     def close(self) -> None:
-        """Leave: the directory goes first, so that nobody finds it unlocked."""
+        """Settle and leave: the directory goes first, so that nobody finds it unlocked."""
+        with contextlib.suppress(NoSpace), self._mine:
+            self._write(0)
         shutil.rmtree(self.directory, ignore_errors=True)
         self._reserved.close()
         self._objects.close()
@@ -153,7 +207,7 @@ class Usage:
                 continue  # just starting, or just gone
         return total
 
-    @contextmanager
+    @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         # A lock of its own: threads of one process would share an flock on one descriptor.
         descriptor = os.open(f"/proc/self/fd/{self._lock}", os.O_RDWR | os.O_CLOEXEC)

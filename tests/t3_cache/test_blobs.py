@@ -1,6 +1,8 @@
 """The cache: only verified bytes get in, and only unchanged ones come out."""
 
+import contextlib
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,6 +165,7 @@ def test_the_disk_keeps_its_free_space(tmp_path: Path) -> None:
 def test_what_a_dead_process_left_is_swept(tmp_path: Path) -> None:
     dead = tmp_path / "cache" / "tmp" / "99999-dead"
     dead.mkdir(parents=True)
+    (tmp_path / "cache").chmod(0o700)
     (dead / "alive").touch()
     (dead / "7").write_bytes(b"half a blob")
     cache = Cache(tmp_path / "cache", ROOMY)
@@ -182,6 +185,40 @@ def test_a_file_in_place_of_the_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     with pytest.raises(CacheUnusable, match="cannot be used"):
         Cache(tmp_path / "cache", ROOMY)
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "file").touch()
+    (tmp_path / "shared").chmod(0o1777)
+    with pytest.raises(CacheUnusable, match="no cache"):
+        Cache(tmp_path / "shared", ROOMY)
+    assert (tmp_path / "shared").stat().st_mode & 0o7777 == 0o1777
+
+
+def test_a_size_that_lies_costs_nobody_a_blob(cache: Cache) -> None:
+    digest = insert(cache, b"content")
+    assert cache.open(digest, 6) is None
+    with pytest.raises(Corrupt, match="the list says 6"):
+        cache.revalidate(digest, 6)
+    assert read(cache, digest, 7) == b"content"
+
+
+def test_a_full_disk_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    root.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(root)]
+    subprocess.run(mount, check=True)
+    try:
+        cache = Cache(root, Limits(size=1 << 30, keep_free=0))
+        with open(root / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        with pytest.raises(NoSpace):
+            cache.insertion(digests.of(b"x" * 9000), 9000)
+        cache.close()
+    finally:
+        subprocess.run(["umount", str(root)], check=True)
 
 
 def test_a_cache_is_nobody_elses_to_read(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_mapped_blob_stays(tmp_path: Path) -> None:
 def test_a_wrong_count_is_put_right(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
     fill(cache, 2)
-    cache.usage.recount(10 * PAGE)
+    cache.usage.recount(lambda: 10 * PAGE)
     make_room(cache, PAGE)
     assert cache.usage.used <= 2 * PAGE
     cache.close()

@@ -210,7 +210,7 @@ async def test_cancelled_anywhere_nothing_is_left(tmp_path: Path, after: int) ->
             scope.cancel()
     assert open_descriptors() == before
     assert set(os.listdir(cache.usage.directory)) == {"alive", "reserved"}
-    cache.usage.recount(0)
+    cache.recount()
     assert cache.usage.excess(1 << 20) == 0
     cache.close()
 
@@ -262,3 +262,42 @@ async def test_a_bulk_fetch_goes_on_past_what_fails(tmp_path: Path, no_leaks: No
     assert (report.blobs, report.failed) == (10, 1)
     assert "/gone" in report.failures[0]
     assert isinstance(report.first_error, BlobMissing)
+
+
+async def test_many_that_need_room_at_once_all_find_it(tmp_path: Path, no_leaks: None) -> None:
+    memory = MemoryStore()
+    old = [memory.add(bytes([number]) * 65536) for number in range(60)]
+    new = [memory.add(bytes([number]) * 196608) for number in range(16)]
+    async with serving(tmp_path, memory, Limits(size=64 * 65536, keep_free=0)) as fetcher:
+        for digest in old:
+            await fetcher.ensure(digest, 65536)
+        async with trio.open_nursery() as nursery:
+            for digest in new:
+                nursery.start_soon(fetcher.ensure, digest, 196608)
+        assert fetcher.counters.failures == 0
+        assert sum(stored.size for stored in fetcher.cache.scan()) <= 64 * 65536
+
+
+async def test_what_can_never_fit_evicts_nothing(tmp_path: Path, no_leaks: None) -> None:
+    memory = MemoryStore()
+    digest = memory.add(DATA)
+    async with serving(tmp_path, memory, Limits(size=1 << 20, keep_free=0)) as fetcher:
+        await fetcher.ensure(digest, len(DATA))
+        with pytest.raises(NoSpace, match="never fit"):
+            await fetcher.open(digests.of(b"huge"), 1 << 40)
+        assert fetcher.cache.has(digest, len(DATA))
+
+
+async def test_a_lying_size_does_not_disturb_an_honest_reader(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    memory = MemoryStore()
+    digest = memory.add(DATA)
+    async with serving(tmp_path, memory) as fetcher, trio.open_nursery() as nursery:
+
+        async def liar() -> None:
+            with pytest.raises(Corrupt):
+                await fetcher.open(digest, len(DATA) + 1)
+
+        nursery.start_soon(liar)
+        assert await read(fetcher, digest, len(DATA)) == DATA
