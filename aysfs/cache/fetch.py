@@ -24,6 +24,8 @@ from aysfs.store.protocol import Store
 
 log = logging.getLogger(__name__)
 
+_SLOWEST_DISK = 10_000_000  # bytes a second that hashing a doubtful entry may be slow to
+
 
 @dataclass
 class Counters:
@@ -47,6 +49,12 @@ class _Flight:
     insertion: Insertion | None = None
     progress: int = 0  # what the watch saw last
     why: str = ""
+
+    async def landed(self) -> None:
+        """Wait for the end of the flight; raises its error."""
+        await self.done.wait()
+        if self.error is not None:
+            raise self.error
 
     def leave(self) -> None:
         """One reader fewer."""
@@ -87,10 +95,7 @@ class Fetcher:
             return descriptor
         flight = self._join(digest, size, why)
         try:
-            await flight.done.wait()
-            if flight.error is not None:
-                raise flight.error
-            assert flight.descriptor is not None
+            await flight.landed()
             # Not a dup: readers must not share an offset. Works for an unlinked blob as well.
             return os.open(f"/proc/self/fd/{flight.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
@@ -98,7 +103,14 @@ class Fetcher:
 
     async def ensure(self, digest: Digest, size: int, why: str = "") -> None:
         """Have the blob in the cache; raises as ``open``."""
-        os.close(await self.open(digest, size, why))
+        if self.cache.has(digest, size):
+            self.counters.hits += 1
+            return
+        flight = self._join(digest, size, why)
+        try:
+            await flight.landed()
+        finally:
+            flight.leave()
 
     def in_flight(self) -> list[tuple[Digest, int, int, int, str]]:
         """Digest, size, bytes here, readers waiting and purpose of every flight."""
@@ -153,6 +165,7 @@ class Fetcher:
     async def _fetch(self, flight: _Flight) -> int:
         digest, size = flight.digest, flight.size
         if self.cache.is_doubtful(digest):
+            flight.scope.deadline += size / _SLOWEST_DISK
             await trio.to_thread.run_sync(
                 self.cache.revalidate, digest, size, abandon_on_cancel=True
             )
