@@ -81,7 +81,7 @@ async def push(
     for one in hashed:
         if one.entry.kind == Kind.REGULAR:
             blobs.setdefault(one.entry.digest, one)
-    lacking = await store.missing(list(blobs))
+    lacking = await store.missing({digest: one.entry.size for digest, one in blobs.items()})
     upload = [one for digest, one in blobs.items() if digest in lacking]
     await _upload(upload, store, hash_cache, progress)
     if hash_cache is not None:

@@ -11,7 +11,7 @@ import ctypes
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -34,7 +34,7 @@ NO_ROOT = "is the disk of the store mounted?"
 
 # A blob of this size is synced before it gets its name. A smaller one that a power loss
 # tears is left empty by file systems that write data before metadata (ext4 and its like
-# allocate late), and an empty file is never taken for a blob: see `missing`.
+# allocate late), and a file of another size is never taken for a blob: see `missing`.
 SYNC_FROM = 1 << 20
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not hold a thread for ever
@@ -68,8 +68,8 @@ class DirectoryStore:
         finally:
             gate.close()
 
-    async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
-        return await self._in_thread(lambda: self._find_missing(digests))
+    async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
+        return await self._in_thread(lambda: self._find_missing(blobs))
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
         borrowed = contextlib.nullcontext(source)
@@ -109,18 +109,24 @@ class DirectoryStore:
     def _path(self, relative: str) -> str:
         return f"{self._root}/{relative}"
 
-    def _open_blob(self, digest: Digest) -> tuple[int, str]:
+    def _open_blob(self, digest: Digest, size: int) -> tuple[int, str]:
+        """The blob where a layout has it with this size; Corrupt when only with another."""
+        other: Corrupt | None = None
         for relative in (
             layout.blob(self._namespace, digest),
             layout.old_blob(self._namespace, digest),
         ):
             path = self._path(relative)
             try:
-                return os.open(path, _READ), path
+                return _open_sized(path, size), path
             except FileNotFoundError:
                 continue
             except OSError as error:
                 raise _trouble(path, error) from error
+            except Corrupt as error:
+                other = other or error
+        if other is not None:
+            raise other
         self._check_present()
         raise BlobMissing(f"{self._root} has no blob {digest.hex()}")
 
@@ -135,13 +141,8 @@ class DirectoryStore:
         raise StoreTrouble(f"{path}: not a directory")
 
     def _read_blob(self, digest: Digest, size: int, gate: "_Gate") -> None:
-        fd, path = self._open_blob(digest)
+        fd, path = self._open_blob(digest, size)
         try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise StoreTrouble(f"{path}: not a regular file")
-            if found.st_size != size:
-                raise Corrupt(f"{path}: {found.st_size} bytes where {size} were expected")
             with self._buffer() as buffer:
                 for piece in _pieces(fd, path, buffer):
                     gate.write(piece)
@@ -159,18 +160,26 @@ class DirectoryStore:
         finally:
             self._buffers.append(buffer)
 
-    def _find_missing(self, wanted: Sequence[Digest]) -> set[Digest]:
+    def _find_missing(self, wanted: Mapping[Digest, int]) -> set[Digest]:
         if not (self._create or os.path.isdir(self._root)):
             raise StoreTrouble(f"{self._root}: no such directory", hint=NO_ROOT)
-        absent = {d for d in wanted if not self._holds(layout.blob(self._namespace, d), d)}
+        absent = self._not_held(layout.blob, wanted, wanted)
         if absent and os.path.isdir(self._path(f"{self._namespace}/files")):
-            absent = {d for d in absent if not self._holds(layout.old_blob(self._namespace, d), d)}
+            absent = self._not_held(layout.old_blob, absent, wanted)
         return absent
 
-    def _holds(self, relative: str, digest: Digest) -> bool:
+    def _not_held(
+        self,
+        place: Callable[[str, Digest], str],
+        asked: Iterable[Digest],
+        sizes: Mapping[Digest, int],
+    ) -> set[Digest]:
+        return {d for d in asked if not self._holds(place(self._namespace, d), sizes[d])}
+
+    def _holds(self, relative: str, size: int) -> bool:
         path = self._path(relative)
         try:
-            return os.stat(path).st_size > 0 or digest == digests.EMPTY
+            return os.stat(path).st_size == size
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -323,6 +332,21 @@ class _blaming:  # noqa: N801 - reads as a statement
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, OSError):
             raise _trouble(self._path, error) from error
+
+
+def _open_sized(path: str, size: int) -> int:
+    """A descriptor of a regular file of this size."""
+    fd = os.open(path, _READ)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreTrouble(f"{path}: not a regular file")
+        if found.st_size != size:
+            raise Corrupt(f"{path}: {found.st_size} bytes where {size} were expected")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _pieces(fd: int, path: str, buffer: memoryview) -> Iterator[memoryview]:

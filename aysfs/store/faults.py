@@ -6,7 +6,7 @@ what is not spoilt is passed on.
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO
 
 import trio
@@ -30,8 +30,8 @@ class Passes:
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
         await self._inner.get(digest, size, sink)
 
-    async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
-        return await self._inner.missing(digests)
+    async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
+        return await self._inner.missing(blobs)
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
         await self._inner.put(digest, size, source)
@@ -112,9 +112,9 @@ class _Gated(Passes):
         await self._enter("get", digest)
         await super().get(digest, size, sink)
 
-    async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
+    async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         await self._enter("missing", None)
-        return await super().missing(digests)
+        return await super().missing(blobs)
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
         await self._enter("put", digest)

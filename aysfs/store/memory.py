@@ -5,7 +5,7 @@ Owns its dictionaries. Behaves like a disk that is fast, durable and never full.
 
 import io
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO
 
 import trio
@@ -50,9 +50,10 @@ class MemoryStore:
             sink.write(data[start : start + CHUNK])
             await trio.lowlevel.checkpoint()
 
-    async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
+    async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         await trio.lowlevel.checkpoint()
-        return {digest for digest in digests if digest not in self.blobs}
+        held = self.blobs
+        return {one for one, size in blobs.items() if one not in held or len(held[one]) != size}
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
         await trio.lowlevel.checkpoint()

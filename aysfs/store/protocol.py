@@ -4,7 +4,7 @@ A store moves bytes; it does not judge them. Whoever receives a blob verifies it
 on the way in (``aysfs.cache``), a writing store before a blob appears under its name.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple, Protocol
 
 from aysfs.digest import Digest
@@ -51,8 +51,12 @@ class Store(Protocol):
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
         """Write the blob's bytes to the sink, in order, once. BlobMissing when not there."""
 
-    async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
-        """Those of the digests that the store does not hold."""
+    async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
+        """Those that the store does not hold, of digests and their sizes.
+
+        One held with another size, as an interrupted copy leaves it, is missing: ``put``
+        replaces it.
+        """
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
         """Keep a blob; Corrupt, and nothing kept, when the bytes do not match the digest."""

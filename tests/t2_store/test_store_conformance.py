@@ -87,14 +87,19 @@ async def test_many_blobs_are_put_at_once(store: Store, no_leaks: None) -> None:
 
 async def test_missing_tells_what_is_not_there(store: Store) -> None:
     one, empty = await put(store, b"one"), await put(store, b"")
-    assert await store.missing([one, ABSENT, empty]) == {ABSENT}
-    assert await store.missing([]) == set()
+    assert await store.missing({one: 3, ABSENT: 3, empty: 0}) == {ABSENT}
+    assert await store.missing({}) == set()
+
+
+async def test_a_blob_of_another_size_is_missing(store: Store) -> None:
+    one = await put(store, b"one")
+    assert await store.missing({one: 4}) == {one}
 
 
 async def test_the_empty_blob_is_missing_until_it_is_put(store: Store) -> None:
-    assert await store.missing([EMPTY]) == {EMPTY}
+    assert await store.missing({EMPTY: 0}) == {EMPTY}
     await put(store, b"")
-    assert await store.missing([EMPTY]) == set()
+    assert await store.missing({EMPTY: 0}) == set()
 
 
 async def test_an_absent_blob_is_missing_and_writes_nothing(store: Store) -> None:
@@ -120,7 +125,7 @@ async def test_bytes_that_do_not_match_are_refused(
         await store.put(announced, size, io.BytesIO(b"abc"))
     with pytest.raises(Corrupt):
         await store.put_many([BlobSource(announced, size, lambda: io.BytesIO(b"abc"))])
-    assert await store.missing([announced]) == {announced}
+    assert await store.missing({announced: size}) == {announced}
 
 
 async def test_an_absent_list_is_missing(store: Store) -> None:

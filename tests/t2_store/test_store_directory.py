@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,11 +121,26 @@ async def test_a_torn_blob_is_written_again(store: DirectoryStore, root: Path, t
     assert await get(store) == DATA
 
 
-async def test_what_a_power_loss_left_empty_is_missing(store: DirectoryStore, root: Path) -> None:
-    path = root / layout.blob("dedupe", DIGEST)
+@pytest.mark.parametrize("place", [layout.blob, layout.old_blob])
+@pytest.mark.parametrize("torn", [b"", b"some", DATA + b"!"])
+async def test_a_torn_blob_is_missing(
+    store: DirectoryStore, root: Path, torn: bytes, place: Callable[[str, Digest], str]
+) -> None:
+    path = root / place("dedupe", DIGEST)
     path.parent.mkdir(parents=True)
-    path.touch()
-    assert await store.missing([DIGEST]) == {DIGEST}
+    path.write_bytes(torn)
+    assert await store.missing({DIGEST: len(DATA)}) == {DIGEST}
+
+
+async def test_a_torn_blob_does_not_hide_the_whole_one_of_the_older_layout(
+    store: DirectoryStore, root: Path, no_leaks: None
+) -> None:
+    for place, data in ((layout.blob, DATA[:4]), (layout.old_blob, DATA)):
+        path = root / place("dedupe", DIGEST)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+    assert await get(store) == DATA
+    assert await store.missing({DIGEST: len(DATA)}) == set()
 
 
 async def test_both_layouts_are_read(store: DirectoryStore, root: Path) -> None:
@@ -132,7 +148,7 @@ async def test_both_layouts_are_read(store: DirectoryStore, root: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(DATA)
     assert await get(store) == DATA
-    assert await store.missing([DIGEST]) == set()
+    assert await store.missing({DIGEST: len(DATA)}) == set()
 
 
 async def test_a_disk_that_is_gone_is_trouble_and_not_missing(
@@ -141,7 +157,7 @@ async def test_a_disk_that_is_gone_is_trouble_and_not_missing(
     root.rename(root.with_name("elsewhere"))
     for call in (
         lambda: get(store),
-        lambda: store.missing([DIGEST]),
+        lambda: store.missing({DIGEST: len(DATA)}),
         lambda: put(store),
         lambda: store.open_list(NAME),
         lambda: store.put_list(NAME, []),
@@ -161,7 +177,7 @@ async def test_an_empty_mount_point_is_trouble(tmp_path: Path) -> None:
 
 async def test_a_new_store_is_made_only_when_asked(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path / "a" / "b", create=True)
-    assert await store.missing([DIGEST]) == {DIGEST}
+    assert await store.missing({DIGEST: len(DATA)}) == {DIGEST}
     await put(store)
     assert await get(store) == DATA
 
@@ -194,7 +210,7 @@ async def test_foreign_files_among_the_lists_are_passed_over(
 async def test_namespaces_do_not_see_each_other(store: DirectoryStore, root: Path) -> None:
     await put(store)
     other = DirectoryStore(root, "other")
-    assert await other.missing([DIGEST]) == {DIGEST}
+    assert await other.missing({DIGEST: len(DATA)}) == {DIGEST}
     (root / "other").mkdir()
     with pytest.raises(BlobMissing):
         await get(other)

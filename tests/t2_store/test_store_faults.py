@@ -64,7 +64,7 @@ async def test_every_call_fails(memory: MemoryStore) -> None:
     digest = memory.add(DATA)
     for call in (
         lambda: get(store, digest),
-        lambda: store.missing([digest]),
+        lambda: store.missing({digest: len(DATA)}),
         lambda: store.put(digest, len(DATA), io.BytesIO(DATA)),
         lambda: store.put_many([BlobSource(digest, len(DATA), io.BytesIO)]),
         lambda: store.open_list(NAME),

@@ -30,7 +30,7 @@ def test_what_is_no_store(url: str) -> None:
 
 async def test_namespace_and_creation(tmp_path: Path) -> None:
     with pytest.raises(StoreTrouble):
-        await open_store(str(tmp_path / "new")).missing([])
+        await open_store(str(tmp_path / "new")).missing({})
     store = open_store(str(tmp_path / "new"), namespace="mine", create=True)
     await store.put_list(parse_name("a__b"), [b"x"])
     assert (tmp_path / "new/mine/md/a__b.flist").read_bytes() == b"x"

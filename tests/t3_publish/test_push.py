@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from aysfs.publish import push as push_module
 from aysfs.publish.hash_cache import RACY_NS, HashCache
 from aysfs.publish.push import push
 from aysfs.publish.walk import FileKey, TreeChanged
+from aysfs.store import layout
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes, Vanishes
 from aysfs.store.memory import MemoryStore
@@ -107,6 +108,20 @@ async def test_again_nothing_is_sent(tree: Path) -> None:
     assert again.list_md5 == first.list_md5
 
 
+async def test_again_a_blob_that_was_cut_off_in_the_store_is_sent(
+    tree: Path, tmp_path: Path
+) -> None:
+    store = DirectoryStore(tmp_path / "store", create=True)
+    await push(tree, NAME, store, base=BASE)
+    digest = digests.of(b"program")
+    blob = tmp_path / "store" / layout.blob(layout.DEFAULT_NAMESPACE, digest)
+    blob.chmod(0o644)
+    blob.write_bytes(b"prog")
+    again = await push(tree, NAME, store, base=BASE)
+    assert (again.uploaded_blobs, again.present_blobs) == (1, 1)
+    assert blob.read_bytes() == b"program"
+
+
 async def test_many_batches_into_a_directory(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_leaks: None
 ) -> None:
@@ -145,9 +160,9 @@ class Meddles(MemoryStore):
         super().__init__()
         self._file = file
 
-    async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
+    async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         self._file.write_bytes(b"other!!")
-        return await super().missing(digests)
+        return await super().missing(blobs)
 
 
 async def test_a_file_that_changes_before_its_upload(tree: Path) -> None:
