@@ -15,7 +15,13 @@ from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import Record, find_kernel_mount, folder_of, read_record, records
 
 # Options of mount(8) and fstab that are for others, or already so.
-_IGNORED = {"ro", "auto", "noauto", "user", "users", "nouser", "nofail", "_netdev", "defaults"}
+_IGNORED = {
+    *("ro", "auto", "noauto", "user", "users", "nouser", "owner", "group", "nofail", "_netdev"),
+    *("defaults", "async", "silent", "loud", "norelatime", "relatime", "strictatime"),
+    *("nostrictatime", "lazytime", "nolazytime", "atime", "noatime", "diratime", "nodiratime"),
+    *("iversion", "noiversion", "mand", "nomand"),
+}
+_IGNORED_PREFIXES = ("x-", "X-", "comment=", "user=", "uhelper=", "helper=")
 _REFUSED = {"rw", "remount", "bind"}
 
 
@@ -90,7 +96,7 @@ def split_options(options: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
     left = tuple(
         one
         for one in chosen
-        if one not in _IGNORED and one != "allow_other" and not one.startswith("x-")
+        if one not in _IGNORED and one != "allow_other" and not one.startswith(_IGNORED_PREFIXES)
     )
     return left, "allow_other" in chosen
 

@@ -1,5 +1,7 @@
 """``mount -t aysfs``: mount(8) finds mount.aysfs where an administrator would link it."""
 
+import contextlib
+import fcntl
 import sys
 from pathlib import Path
 
@@ -19,6 +21,17 @@ echo "test $1/mnt aysfs ro,_netdev,store=$1/store,cache=$1/cache 0 0" > "$1/fsta
 mount --fstab "$1/fstab" "$1/mnt"
 "$1/mnt/bin/hello"
 umount "$1/mnt"
+mount -t aysfs test "$1/mnt" -o "store=$1/store,cache=$1/cache,relatime,lazytime,comment=mine"
+"$1/mnt/bin/hello"
+umount "$1/mnt"
+echo "test $1/mnt aysfs defaults 0 0" > "$1/fstab"
+mount --fstab "$1/fstab" "$1/mnt"
+"$1/mnt/bin/hello"
+umount "$1/mnt"
+echo "test $1/mnt aysfs users,exec,group,noatime,nodiratime,store=$1/store 0 0" > "$1/fstab"
+mount --fstab "$1/fstab" "$1/mnt"
+"$1/mnt/bin/hello"
+umount "$1/mnt"
 """
 
 
@@ -28,9 +41,13 @@ def test_mount_8_and_fstab(site: Site, tree: Path) -> None:
     (site.root / "overlay").mkdir()
     helper = Path(sys.executable).with_name("mount.aysfs")
     environment = [f"AYSFS_RUNTIME={site.root}/run", f"AYSFS_LOGS={site.root}", "AYSFS_KEEP_FREE=0"]
+    environment += [f"AYSFS_STORE={site.root}/store", f"AYSFS_CACHE={site.root}/cache"]
     command = ["env", *environment, "unshare", "-m", "sh", "-c", SCRIPT, "sh", site.root, helper]
     done = run(*command)
+    for lock in (site.root / "run").glob("*/lock"):  # umount(8) does not wait for the daemon
+        with contextlib.suppress(FileNotFoundError), open(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
     md5 = run("md5sum", tree / "data").stdout.split()[0]
     assert done.stderr == ""
     assert done.returncode == 0
-    assert done.stdout.split() == [md5, "-", "hello"]
+    assert done.stdout.split() == [md5, "-", *["hello"] * 4]

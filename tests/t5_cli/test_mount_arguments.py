@@ -62,6 +62,10 @@ def test_options_for_others_are_left_out_and_the_rest_is_fuses() -> None:
     assert split_options(options) == (("nodev", "max_read=9"), False)
     assert split_options(("allow_other,ro",)) == ((), True)
     assert split_options(()) == ((), False)
+    generic = (
+        "relatime,strictatime,lazytime,noatime,nodiratime,users,owner,group,comment=a b,x-gvfs"
+    )
+    assert split_options((generic, "suid,dev,noexec")) == (("suid", "dev", "noexec"), False)
 
 
 @pytest.mark.parametrize("word", ["rw", "remount", "bind"])
