@@ -44,9 +44,17 @@ def directory(root: Path) -> Path:
     return root
 
 
+def far(root: Path) -> Store:
+    """A directory store as it is on a network's file system."""
+    store = DirectoryStore(directory(root))
+    store._local = False
+    return store
+
+
 MAKERS: dict[str, Callable[[Path], Store]] = {
     "memory": lambda _: MemoryStore(),
     "directory": lambda path: DirectoryStore(directory(path)),
+    "far-directory": lambda path: far(path),
     "old-layout": lambda path: OldLayout(directory(path)),
     "passes": lambda path: Passes(DirectoryStore(directory(path))),
     "counts": lambda _: Counts(MemoryStore()),

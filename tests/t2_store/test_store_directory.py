@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from aysfs import digest as digests
 from aysfs.digest import Digest
 from aysfs.errors import BadConfig, BlobMissing, Corrupt, StoreTrouble
 from aysfs.names import parse_name
+from aysfs.store import directory as directory_module
 from aysfs.store import layout
-from aysfs.store.directory import DirectoryStore
+from aysfs.store.directory import INLINE, DirectoryStore
 from aysfs.store.protocol import BlobSource
 
 DATA = b"some bytes"
@@ -149,6 +151,34 @@ async def test_both_layouts_are_read(store: DirectoryStore, root: Path) -> None:
     path.write_bytes(DATA)
     assert await get(store) == DATA
     assert await store.missing({DIGEST: len(DATA)}) == set()
+
+
+class Where(io.BytesIO):
+    """A sink that knows the threads it was called in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[int] = set()
+
+    def write(self, data: object, /) -> int:
+        self.threads.add(threading.get_ident())
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("size", "local", "inline"),
+    [(INLINE, True, True), (INLINE + 1, True, False), (INLINE, False, False)],
+)
+async def test_only_small_blobs_of_a_local_disk_are_read_in_the_loop(
+    root: Path, monkeypatch: pytest.MonkeyPatch, size: int, local: bool, inline: bool
+) -> None:
+    monkeypatch.setattr(directory_module, "is_local", lambda _path: local)
+    store = DirectoryStore(root)
+    data = bytes(size)
+    await put(store, data)
+    sink = Where()
+    await store.get(digests.of(data), size, sink)
+    assert (sink.threads == {threading.get_ident()}) == inline
 
 
 async def test_a_disk_that_is_gone_is_trouble_and_not_missing(
