@@ -4,6 +4,7 @@ Files are written from verified blobs of the cache. Directories stay private to 
 what they hold is written; modes and times are set last, deepest first.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import trio
 
 from aysfs.cache.fetch import Fetcher
-from aysfs.errors import AysfsError
+from aysfs.errors import AysfsError, NoSpace
 from aysfs.tree import ROOT, Node, Tree
 
 Progress = Callable[[int, int], None]
@@ -39,6 +40,7 @@ class Unpacker:
         self._progress = progress
         self._done = self._size = 0
         self._skipped: dict[str, int] = {}
+        self._error: AysfsError | None = None
         self._is_root = os.geteuid() == 0
 
     async def run(self) -> UnpackReport:
@@ -49,7 +51,9 @@ class Unpacker:
         todo = self._leaves()
         async with trio.open_nursery() as nursery:
             for _ in range(_WORKERS):
-                nursery.start_soon(self._work, todo)
+                nursery.start_soon(self._work, todo, nursery.cancel_scope)
+        if self._error is not None:
+            raise self._error
         tree = self._tree
         for name, first in tree.columns.hardlinks.items():
             os.link(self._path(first), self._path(name), follow_symlinks=False)
@@ -65,12 +69,19 @@ class Unpacker:
             if not self._tree.is_directory(node) and self._tree.inode(node) == node:
                 yield node
 
-    async def _work(self, todo: Iterator[Node]) -> None:
+    async def _work(self, todo: Iterator[Node], all_work: trio.CancelScope) -> None:
         for node in todo:
-            if self._tree.is_regular(node):
-                await self._file(node)
-            else:
-                self._special(node)
+            try:
+                if self._tree.is_regular(node):
+                    await self._file(node)
+                else:
+                    self._special(node)
+            except (AysfsError, OSError) as error:
+                if isinstance(error, OSError):
+                    error = _failed(os.fsdecode(self._path(node)), error)
+                self._error = self._error or error
+                all_work.cancel()
+                return
             self._count(self._tree.sizes[node])
             await trio.lowlevel.checkpoint()
 
@@ -138,7 +149,8 @@ class Unpacker:
 async def unpack(tree: Tree, target: Path, fetcher: Fetcher, progress: Progress) -> UnpackReport:
     """Write a tree into a new or empty directory.
 
-    Raises what ``Fetcher.open`` raises; AysfsError when the target cannot be written.
+    Raises what ``Fetcher.open`` raises; NoSpace when the target's disk is full, AysfsError when
+    it cannot be written for another reason.
     """
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -146,8 +158,13 @@ async def unpack(tree: Tree, target: Path, fetcher: Fetcher, progress: Progress)
             raise AysfsError(f"{target} is not empty", hint="unpack into a new directory")
         return await Unpacker(tree, target, fetcher, progress).run()
     except OSError as error:
-        where = os.fsdecode(error.filename) if error.filename else target
-        raise AysfsError(f"{where}: {error.strerror}") from error
+        where = os.fsdecode(error.filename) if error.filename else str(target)
+        raise _failed(where, error) from error
+
+
+def _failed(where: str, error: OSError) -> AysfsError:
+    kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else AysfsError
+    return kind(f"{where}: {error.strerror or error}")
 
 
 def _copy(source: int, path: bytes, size: int) -> None:

@@ -15,7 +15,7 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import open_fetcher
-from aysfs.errors import AysfsError, BlobMissing, ExitCode
+from aysfs.errors import AysfsError, BlobMissing, ExitCode, NoSpace
 from aysfs.limits import Limits
 from aysfs.load import load_tree
 from aysfs.names import parse_name
@@ -141,6 +141,17 @@ def push_it(root: Path, directory: Path, name: str = "test") -> bytes:
     return (root / "store" / "dedupe" / "md" / f"{service}.flist").read_bytes()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 KiB and 16 inodes. Needs root."""
+    place = tmp_path / "small"
+    place.mkdir()
+    options = "size=128k,nr_inodes=16"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
 def unpack_it(
     root: Path, target: Path, base: bytes | None = None
 ) -> tuple[UnpackReport, list[int]]:
@@ -261,6 +272,49 @@ def test_a_missing_blob_ends_it_with_its_path(
         unpack_it(tmp_path, tmp_path / "target")
     assert caught.value.code == ExitCode.MISSING
     assert "/opt/test/file" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["file", "files", "links", "directories"])
+def test_a_full_disk_is_one_line_with_the_path(tmp_path: Path, small_disk: Path, kind: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    if kind == "file":
+        (source / "big").write_bytes(BIG)
+    for number in range(40):
+        path = source / f"n{number}"
+        if kind == "files":
+            path.write_bytes(b"%d" % number)
+        elif kind == "links":
+            path.symlink_to("/")
+        elif kind == "directories":
+            path.mkdir()
+    push_it(tmp_path, source)
+    with pytest.raises(
+        NoSpace, match=r"/small/target/(big|n\d+): No space left on device$"
+    ) as caught:
+        unpack_it(tmp_path, small_disk / "target")
+    assert caught.value.code == ExitCode.NO_SPACE
+
+
+def test_unpacking_raises_one_error_and_no_group(tmp_path: Path, small_disk: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(40):
+        (source / f"n{number}").write_bytes(BIG + b"%d" % number)
+    push_it(tmp_path, source)
+
+    async def run() -> None:
+        store = DirectoryStore(tmp_path / "store")
+        cache = Cache(tmp_path / "cache", Limits(1 << 30, keep_free=0))
+        try:
+            tree = (await load_tree(store, [NAME])).tree
+            async with open_fetcher(cache, store, deadline=20.0) as fetcher:
+                with pytest.raises(NoSpace):
+                    await unpack(tree, small_disk / "target", fetcher, lambda *_: None)
+        finally:
+            cache.close()
+
+    trio.run(run)
 
 
 AS_NOBODY = """
