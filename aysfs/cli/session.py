@@ -10,7 +10,7 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
-from aysfs.cache.recovery import recover
+from aysfs.cache.recovery import flush, recover
 from aysfs.cli.config import Settings
 from aysfs.cli.render import first_of, note
 from aysfs.errors import StoreTrouble
@@ -56,4 +56,15 @@ async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
         fetcher = await stack.enter_async_context(
             open_fetcher(cache, store, deadline=settings.deadline)
         )
+        stack.push_async_callback(_flush, cache, fetcher)
         yield fetcher
+
+
+async def _flush(cache: Cache, fetcher: Fetcher) -> None:
+    """Remember that what arrived is on the disk: else the next boot hashes all of it again."""
+    if not fetcher.counters.fetched_bytes:
+        return
+    try:
+        await trio.to_thread.run_sync(flush, cache, abandon_on_cancel=True)
+    except OSError as error:
+        note(f"aysfs: {cache.root}: not known to be on the disk: {error.strerror or error}")
