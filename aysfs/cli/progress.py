@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -26,6 +26,22 @@ class Meter(Protocol):
     def __call__(self, done: int, size: int, /) -> None: ...
 
 
+class PhaseMeter(Protocol):
+    """Long work in phases tells it the phase, and how many of its bytes are done."""
+
+    def __call__(self, phase: str, done: int, total: int, /) -> None: ...
+
+
+@contextmanager
+def phases(what: str) -> Iterator[PhaseMeter]:
+    """As ``progress``, for work that is several phases of known sizes, one after the other."""
+    if sys.stderr.isatty():
+        with _phase_bar(what) as meter:
+            yield meter
+    else:
+        yield _phase_lines(what)
+
+
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Meter]:
     """A bar where a person watches, a line now and then where nobody does."""
@@ -36,14 +52,36 @@ def progress(what: str, total: int | None = None) -> Iterator[Meter]:
         yield _lines(what, total)
 
 
-def _lines(what: str, total: int | None) -> Meter:
-    last = time.monotonic()
+def _now_and_then(every: float, start: float) -> Callable[[], bool]:
+    """True at most once in ``every`` seconds after ``start``."""
+    last = start
 
-    def meter(done: int, size: int, /) -> None:
+    def due() -> bool:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _PLAIN_EVERY:
-            last = now
+        if now - last < every:
+            return False
+        last = now
+        return True
+
+    return due
+
+
+def _phase_lines(what: str) -> PhaseMeter:
+    due = _now_and_then(_PLAIN_EVERY, time.monotonic())
+
+    def meter(phase: str, done: int, total: int, /) -> None:
+        if due():
+            note(f"{what}: {phase} {size_text(done)} of {size_text(total)}")
+
+    return meter
+
+
+def _lines(what: str, total: int | None) -> Meter:
+    due = _now_and_then(_PLAIN_EVERY, time.monotonic())
+
+    def meter(done: int, size: int, /) -> None:
+        if due():
             of = f" of {total}" if total is not None else ""
             note(f"{what}: {done}{of}, {size_text(size)}")
 
@@ -61,13 +99,30 @@ def _bar(what: str, total: int | None) -> Iterator[Meter]:
     )
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task(what, total=total, size="")
-        last = 0.0
+        due = _now_and_then(_DRAW_EVERY, 0.0)
 
         def meter(done: int, size: int, /) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= _DRAW_EVERY or done == total:
-                last = now
+            if due() or done == total:
                 bar.update(task, completed=done, size=size_text(size))
+
+        yield meter
+
+
+@contextmanager
+def _phase_bar(what: str) -> Iterator[PhaseMeter]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[size]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task(what, total=None, size="")
+        due = _now_and_then(_DRAW_EVERY, 0.0)
+
+        def meter(phase: str, done: int, total: int, /) -> None:
+            if due() or done == total:
+                size = f"{phase} {size_text(done)} of {size_text(total)}"
+                bar.update(task, completed=done, total=total, size=size)
 
         yield meter

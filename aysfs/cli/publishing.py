@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from aysfs.cli.config import Settings, settings_options
-from aysfs.cli.progress import progress
+from aysfs.cli.progress import phases
 from aysfs.cli.render import show_json, size_text
 from aysfs.cli.session import run_async
 from aysfs.errors import BadName
@@ -15,6 +15,8 @@ from aysfs.names import ServiceName
 from aysfs.publish.hash_cache import HashCache
 from aysfs.publish.push import PushReport, push
 from aysfs.store.open import open_store
+
+_DONE = {"hash": "hashed", "upload": "uploaded"}
 
 
 @click.command("push")
@@ -48,14 +50,14 @@ async def _push(
 ) -> PushReport:
     store = open_store(settings.store, namespace=settings.namespace, create=True)
     try:
-        with progress("push") as meter:
+        with phases("push") as meter:
             return await push(
                 directory,
                 name,
                 store,
                 base=None if base is None else os.fsencode(base),
                 hash_cache=HashCache(settings.cache),
-                progress=lambda _phase, done, _total: meter(0, done),
+                progress=lambda phase, done, total: meter(_DONE[phase], done, total),
             )
     finally:
         await store.aclose()
