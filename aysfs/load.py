@@ -5,12 +5,13 @@ Serves mounts, ``ls``, ``cat``, ``fetch`` and ``unpack``, which all speak of ser
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
 import trio
 
-from aysfs.errors import BadList, ListMissing
+from aysfs.errors import BadList, ListMissing, StoreTrouble
 from aysfs.flist import FlistReader
 from aysfs.names import ListRef, ServiceName
 from aysfs.store.protocol import OpenList, Store
@@ -68,20 +69,31 @@ async def _open(store: Store, ref: ListRef) -> OpenList:
 
 
 def _build(opened: list[OpenList], base: bytes | None, mount_point: bytes | None) -> Loaded:
-    readers = [FlistReader(o.file, source=o.source, mtime_ns=o.mtime_ns) for o in opened]
     bases = []
-    for one, reader in zip(opened, readers, strict=True):
-        paths = (entry.path for entry in reader)
-        bases.append(choose_base(reader.header, base, mount_point, paths))
-        one.file.seek(0)
+    for one in opened:
+        with _reading(one):
+            reader = FlistReader(one.file, source=one.source, mtime_ns=one.mtime_ns)
+            paths = (entry.path for entry in reader)
+            bases.append(choose_base(reader.header, base, mount_point, paths))
+            one.file.seek(0)
     builder = TreeBuilder(bases[0])
     lists = []
     for one, list_base in zip(opened, bases, strict=True):
-        lists.append(ListInfo(one.source, _sha256(one.file), one.mtime_ns))
-        reader = FlistReader(one.file, source=one.source, mtime_ns=one.mtime_ns)
-        builder.add(reader, list_base, one.mtime_ns)
+        with _reading(one):
+            lists.append(ListInfo(one.source, _sha256(one.file), one.mtime_ns))
+            reader = FlistReader(one.file, source=one.source, mtime_ns=one.mtime_ns)
+            builder.add(reader, list_base, one.mtime_ns)
     tree = builder.build()
     return Loaded(tree, tuple(lists), tuple(builder.clashes), builder.outside)
+
+
+@contextmanager
+def _reading(one: OpenList) -> Iterator[None]:
+    """A list that stops being readable is trouble, and is named."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreTrouble(f"{one.source}: cannot be read: {error.strerror}") from error
 
 
 def _sha256(file: BinaryIO) -> str:

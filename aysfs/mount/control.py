@@ -66,6 +66,10 @@ async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) ->
                 answer = await handler()
             except AysfsError as error:
                 answer = {"failed": str(error), "code": int(error.code)}
+            except Exception as error:  # the edge: a bug must not end the mount
+                log.exception("bug in %s", operation)
+                kind = type(error).__name__
+                answer = {"failed": f"internal error in {operation}: {kind}; the log has more"}
         await stream.send_all(json.dumps(answer).encode() + b"\n")
     except trio.BrokenResourceError:
         log.debug("a control client left before its answer")

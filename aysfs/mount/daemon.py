@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pyfuse3
@@ -93,17 +93,31 @@ class Daemon:
             return {"changed": False, "entries": len(self.engine.tree)}
         _report_clashes(loaded)
         self.loaded = loaded
-        for name in self.engine.replace(loaded.tree):
-            pyfuse3.invalidate_entry_async(pyfuse3.ROOT_INODE, name, ignore_enoent=True)
-        pyfuse3.invalidate_inode(pyfuse3.ROOT_INODE)
+        names = self.engine.replace(loaded.tree)
+        await trio.to_thread.run_sync(_invalidate, names, abandon_on_cancel=True)
         log.info("reloaded: %d entries", len(loaded.tree))
-        return {"changed": True, "entries": len(loaded.tree)}
+        answer: Answer = {"changed": True, "entries": len(loaded.tree)}
+        if self.engine.xattrs_refused and loaded.tree.has_xattrs:
+            answer["xattrs"] = "mount again to see extended attributes"
+        return answer
 
     async def stop(self) -> Answer:
         """End the session; the mount goes with it."""
         log.info("told to stop")
         pyfuse3.terminate()
         return {"stopping": True}
+
+
+def _invalidate(names: list[bytes]) -> None:
+    """Make the kernel forget what lies below the root.
+
+    Waits while the kernel holds a directory locked, which may be for an answer of ours.
+    """
+    for name in names:
+        with suppress(OSError):  # the kernel does not know it
+            pyfuse3.invalidate_entry(pyfuse3.ROOT_INODE, name)
+    with suppress(OSError):
+        pyfuse3.invalidate_inode(pyfuse3.ROOT_INODE)
 
 
 async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) -> None:
@@ -128,7 +142,15 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
         )
         daemon = Daemon(options, store, fetcher, loaded)
         await _session(daemon, claim, ready)
-        await trio.to_thread.run_sync(flush, cache)
+        await _flush(cache)
+
+
+async def _flush(cache: Cache) -> None:
+    """Flush, and only say so when it fails: it costs a check after a crash, not the mount."""
+    try:
+        await trio.to_thread.run_sync(flush, cache, abandon_on_cancel=True)
+    except OSError as error:
+        log.warning("the cache %s cannot be flushed: %s", cache.root, error.strerror)
 
 
 async def _load(store: Store, options: MountOptions) -> Loaded:
@@ -190,10 +212,17 @@ def _fuse_options(options: MountOptions) -> set[str]:
 
 async def _announce(options: MountOptions, claim: Claim, ready: Callable[[], None]) -> None:
     """Say that the mount is there, once the kernel has had an answer through it."""
-    with trio.fail_after(options.deadline):
-        await trio.to_thread.run_sync(os.statvfs, options.point, abandon_on_cancel=True)
+    try:
+        with trio.fail_after(options.deadline):
+            await trio.to_thread.run_sync(os.statvfs, options.point, abandon_on_cancel=True)
+        claim.publish(options.point, list(options.services), options.log)
+    except trio.TooSlowError:
+        raise MountFailed(
+            f"{options.point}: the kernel has no answer within {options.deadline:g} s"
+        ) from None
+    except OSError as error:
+        raise MountFailed(f"{options.point}: {error}") from error
     _tune(options.point)
-    claim.publish(options.point, list(options.services), options.log)
     log.info("mounted %s at %s", ", ".join(options.services), options.point)
     ready()
 
@@ -230,7 +259,7 @@ async def _flush_now_and_then(fetcher: Fetcher) -> None:
         await trio.sleep(_FLUSH_EVERY)
         if fetcher.counters.fetched_bytes != flushed:
             flushed = fetcher.counters.fetched_bytes
-            await trio.to_thread.run_sync(flush, fetcher.cache, abandon_on_cancel=True)
+            await _flush(fetcher.cache)
 
 
 def run(options: MountOptions, ready: Callable[[], None]) -> None:

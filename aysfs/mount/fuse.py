@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 FOREVER = 365 * 86400
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_CREAT | os.O_APPEND
 _NO_DESCRIPTOR = FileHandleT(1 << 40)  # the handle of an empty file: there is nothing to open
+_MOST_BLOCKS = (1 << 63) - 1
 _READ_AHEAD_WHOLE = 1 << 20
 
 P = ParamSpec("P")
@@ -48,12 +49,21 @@ def answered(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corout
         except NoSpace as error:
             raise FUSEError(errno.ENOSPC) from error
         except AysfsError as error:  # trouble is EIO and never ENOENT; the fetch has logged it
-            raise FUSEError(errno.EIO) from error
+            raise FUSEError(_no_descriptor(error.__cause__) or errno.EIO) from error
         except Exception as error:  # the edge to the kernel: a bug must not end the mount
+            if number := _no_descriptor(error):
+                raise FUSEError(number) from error
             log.exception("bug in %s", handler.__name__)
             raise FUSEError(errno.EIO) from error
 
     return wrapper
+
+
+def _no_descriptor(error: BaseException | None) -> int | None:
+    """EMFILE or ENFILE when that is what the error says."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return error.errno
+    return None
 
 
 @dataclass(eq=False)
@@ -80,6 +90,7 @@ class FuseEngine(pyfuse3.Operations):
     def __init__(self, tree: Tree, fetcher: Fetcher) -> None:
         super().__init__()
         self.counters = EngineCounters()
+        self.xattrs_refused = False  # once so, the kernel never asks this mount again
         self._fetcher = fetcher
         self._current = _Generation(tree, offset=1)
         self._older: list[_Generation] = []
@@ -235,7 +246,7 @@ class FuseEngine(pyfuse3.Operations):
         tree = self.tree
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = 4096
-        data.f_blocks = -(-tree.total_size // 4096)
+        data.f_blocks = min(-(-tree.total_size // 4096), _MOST_BLOCKS)
         data.f_bfree = data.f_bavail = 0
         data.f_files = len(tree)
         data.f_ffree = data.f_favail = 0
@@ -253,6 +264,7 @@ class FuseEngine(pyfuse3.Operations):
     async def getxattr(self, inode: InodeT, name: pyfuse3.XAttrNameT, ctx: RequestContext) -> bytes:
         generation, node = self._locate(inode)
         if not generation.tree.has_xattrs:
+            self.xattrs_refused = True
             raise FUSEError(errno.ENOSYS)  # the kernel stops asking: exec asks for every file
         value = generation.tree.xattrs(node).get(name)
         if value is None:
@@ -263,6 +275,7 @@ class FuseEngine(pyfuse3.Operations):
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
         generation, node = self._locate(inode)
         if not generation.tree.has_xattrs:
+            self.xattrs_refused = True
             raise FUSEError(errno.ENOSYS)
         return sorted(generation.tree.xattrs(node))
 

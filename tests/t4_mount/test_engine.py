@@ -201,3 +201,13 @@ def test_a_classic_list_is_mounted(site: Site, tree: Path) -> None:
     assert stat.S_IMODE((site.point / "bin").stat().st_mode) == 0o755
     assert (site.point / "none").read_bytes() == b""
     site.umount()
+
+
+def test_a_list_that_claims_more_than_a_disk_holds_has_a_size(site: Site) -> None:
+    claims = site.root / "claims.flist"
+    lines = [f"/x/{number:02}|{'ab' * 16}|{(1 << 63) - 1}\n" for number in range(50)]
+    claims.write_text("".join(lines))
+    site.store  # noqa: B018 - make it
+    site.mount(str(claims), base="/x")
+    assert os.statvfs(site.point).f_blocks > 0
+    site.umount()

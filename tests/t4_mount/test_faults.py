@@ -3,14 +3,19 @@
 import errno
 import hashlib
 import os
+import resource
+import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from aysfs.errors import ExitCode
+from aysfs.errors import ExitCode, MountFailed
 from aysfs.mount.life import DaemonFailed
 from aysfs.mount.runtime import find_kernel_mount
 from tests.t4_mount.conftest import PYTHON, Site, run
@@ -252,3 +257,124 @@ def test_a_stalled_store_is_eio_and_a_killed_reader_is_gone(site: Site, tree: Pa
         assert (site.point / "data").stat().st_size == 10240
         site.umount()
         assert daemon.wait(20) == 0
+
+
+def test_a_cache_that_is_removed_does_not_end_the_mount_in_an_error(
+    served: Site, tree: Path
+) -> None:
+    assert md5(served.point / "data") == md5(tree / "data")
+    served.expected.append("cannot be flushed")
+    shutil.rmtree(served.root / "cache")
+    served.umount()
+    assert "cannot be flushed: No such file" in served.logs()
+
+
+FLUSHING = """
+import sys
+from aysfs.mount import daemon
+from aysfs.mount.options import from_json
+daemon._FLUSH_EVERY = 0.01
+daemon.run(from_json(sys.stdin.readline()), lambda: print("ready", flush=True))
+"""
+
+
+def test_a_flush_now_and_then_that_fails_is_logged_and_the_mount_lives_on(
+    site: Site, tree: Path
+) -> None:
+    site.push(tree)
+    site.point.mkdir()
+    site.expected += ["cannot be flushed", "aysfs.cache"]
+    with open(site.root / "flush.log", "wb") as log, python(FLUSHING, site, log) as daemon:
+        (site.point / "empty").read_bytes()
+        synced = site.root / "cache" / "synced"
+        synced.unlink(missing_ok=True)
+        synced.mkdir()
+        (site.point / "data").read_bytes()
+        while "cannot be flushed" not in site.logs():
+            assert (site.point / "data").stat().st_size == 10240
+        synced.rmdir()
+        site.umount()
+        assert daemon.wait(20) == 0
+
+
+@contextmanager
+def python(script: str, site: Site, log: BinaryIO) -> Iterator[subprocess.Popen[str]]:
+    """A daemon run by a script that says ``ready``."""
+    with subprocess.Popen(
+        [PYTHON, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+    ) as daemon:
+        assert daemon.stdin is not None
+        assert daemon.stdout is not None
+        daemon.stdin.write(site.options().to_json() + "\n")
+        daemon.stdin.flush()
+        assert daemon.stdout.readline() == "ready\n"
+        yield daemon
+
+
+def test_descriptors_run_out_as_emfile_and_come_back(served: Site, tree: Path) -> None:
+    limits = Path(f"/proc/{served.pid()}/limits").read_text()
+    line = next(line for line in limits.splitlines() if line.startswith("Max open files"))
+    assert line.split()[3] == line.split()[4]
+    assert md5(served.point / "data") == md5(tree / "data")
+    count = len(os.listdir(f"/proc/{served.pid()}/fd"))
+    hard = resource.prlimit(served.pid(), resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(served.pid(), resource.RLIMIT_NOFILE, (count + 4, hard))
+    held: list[int] = []
+    with suppress(OSError):
+        while len(held) < 100:
+            held.append(os.open(served.point / "data", os.O_RDONLY))
+    assert read_error(served.point / "data") == errno.EMFILE
+    assert read_error(served.point / "bin" / "hello") == errno.EMFILE
+    for descriptor in held:
+        os.close(descriptor)
+    assert len(held) <= 5
+    resource.prlimit(served.pid(), resource.RLIMIT_NOFILE, (hard, hard))
+    assert md5(served.point / "big") == md5(tree / "big")
+    assert "bug in" not in served.logs()
+    served.umount()
+
+
+BROKEN_RELOAD = """
+import sys
+from aysfs.mount import daemon
+from aysfs.mount.options import from_json
+ready = False
+async def load(*_arguments, real=daemon.load_tree, **keywords):
+    if ready:
+        raise ZeroDivisionError
+    return await real(*_arguments, **keywords)
+daemon.load_tree = load
+def tell():
+    global ready
+    ready = True
+    print("ready", flush=True)
+daemon.run(from_json(sys.stdin.readline()), tell)
+"""
+
+
+def test_a_bug_in_a_request_is_answered_and_the_mount_lives_on(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.point.mkdir()
+    site.expected += ["bug in reload", "Traceback", "ZeroDivisionError", "raise", "File"]
+    with open(site.root / "bug.log", "wb") as log, python(BROKEN_RELOAD, site, log) as daemon:
+        with pytest.raises(MountFailed, match="ZeroDivisionError"):
+            site.ask("reload")
+        assert md5(site.point / "data") == md5(tree / "data")
+        site.umount()
+        assert daemon.wait(20) == 0
+
+
+def test_a_list_that_cannot_be_read_is_trouble_with_its_name(site: Site) -> None:
+    directory = site.root / "directory.flist"
+    directory.mkdir()
+    site.expected.append("ERROR aysfs:")
+    with pytest.raises(DaemonFailed, match=r"directory\.flist: cannot be read"):
+        site.mount(str(directory))
+    # /proc/self/mem opens, and reading it at 0 is EIO.
+    with pytest.raises(DaemonFailed, match="mem: cannot be read: Input/output") as failed:
+        site.mount("/proc/self/mem")
+    assert failed.value.code == ExitCode.STORE
