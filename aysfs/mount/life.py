@@ -5,7 +5,6 @@ Serves the commands. Never touches a mounted file system itself, except to unmou
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from aysfs.mount.runtime import (
     kernel_mounts,
     read_record,
     records,
+    sweep,
 )
 
 _EXIT_PATIENCE = 15.0
@@ -40,9 +40,7 @@ class DaemonFailed(AysfsError):
 def check_point(point: Path) -> str:
     """The absolute mount point; MountFailed when there is none. Clears away a dead mount."""
     name = os.path.realpath(point)
-    mount = find_kernel_mount(name)
-    if mount is not None and mount.kind == FILE_SYSTEM and not _answers(name):
-        unmount_kernel(name, lazy=True)
+    _clear_dead(name)
     try:
         is_directory = os.path.isdir(name) if os.path.lexists(name) else None
     except OSError as error:
@@ -52,6 +50,12 @@ def check_point(point: Path) -> str:
     if not is_directory:
         raise MountFailed(f"{name} is not a directory")
     return name
+
+
+def _clear_dead(point: str) -> None:
+    mount = find_kernel_mount(point)
+    if mount is not None and mount.kind == FILE_SYSTEM and not _answers(point):
+        unmount_kernel(point, lazy=True)
 
 
 def _answers(point: str) -> bool:
@@ -84,9 +88,13 @@ def start(options: MountOptions) -> int:
         finally:
             os.close(sender)
         assert daemon.stdin is not None
-        daemon.stdin.write(options.to_json().encode())
-        daemon.stdin.close()
-        line = answers.readline()
+        try:
+            daemon.stdin.write(options.to_json().encode())
+            daemon.stdin.close()
+            line = answers.readline()
+        except KeyboardInterrupt:
+            _abandon(daemon, options)
+            raise
     if not line:
         daemon.wait(_EXIT_PATIENCE)
         raise MountFailed(
@@ -100,6 +108,18 @@ def start(options: MountOptions) -> int:
         raise DaemonFailed(answer["failed"], answer["code"], answer["hint"])
     daemon.returncode = 0  # it outlives this command; Popen must not warn about that
     return daemon.pid
+
+
+def _abandon(daemon: subprocess.Popen[bytes], options: MountOptions) -> None:
+    """End a daemon that nobody waits for any more, and what it leaves when it has to be killed."""
+    daemon.terminate()
+    try:
+        daemon.wait(_EXIT_PATIENCE)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
+    _clear_dead(options.point)
+    sweep(folder_of(Path(options.runtime), options.point), options.point)
 
 
 def become(options: MountOptions) -> NoReturn:
@@ -149,7 +169,7 @@ def _wait_for_exit(record: Record, *, lazy: bool) -> None:
                 hint=f"see {record.log}",
             )
         time.sleep(0.01)
-    shutil.rmtree(record.folder, ignore_errors=True)
+    sweep(record.folder, record.point)
 
 
 def unmount_kernel(point: str, *, lazy: bool = False) -> None:

@@ -13,7 +13,8 @@ import hashlib
 import json
 import os
 import re
-import shutil
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from aysfs.errors import MountFailed
 
 FILE_SYSTEM = "fuse.aysfs"
 
+_CAREFULLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LONGEST_RECORD = 1 << 20
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -75,6 +78,7 @@ def records(runtime: Path) -> list[Record]:
     """Every mount that a daemon was started for and not cleaned up after, by mount point."""
     found = []
     try:
+        _check_private(runtime)
         folders = sorted(runtime.iterdir())
     except FileNotFoundError:
         return []
@@ -86,9 +90,13 @@ def records(runtime: Path) -> list[Record]:
 
 
 def read_record(folder: Path) -> Record | None:
-    """The mount of a folder; None when there is none, or it is half written."""
+    """The mount of a folder; None when there is none, or it is half written.
+
+    MountFailed when somebody else could have written it.
+    """
     try:
-        text = json.loads((folder / "mount.json").read_text())
+        _check_private(folder.parent)
+        text = json.loads(_read_file(folder / "mount.json"))
         return Record(
             folder,
             str(text["point"]),
@@ -99,6 +107,14 @@ def read_record(folder: Path) -> Record | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _read_file(path: Path) -> bytes:
+    """A regular file, and nothing that a link leads to or that makes us wait."""
+    with open(os.open(path, _CAREFULLY), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path} is not a file")
+        return file.read(_LONGEST_RECORD)
 
 
 class Claim:
@@ -121,15 +137,33 @@ class Claim:
         tmp.rename(self.folder / "mount.json")
 
     def drop(self) -> None:
-        """Remove the folder, the lock last, and let go of it."""
-        for name in ("control", "mount.json", "lock"):
-            (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
+        """Remove the folder and let go of it."""
+        _remove(self.folder, self._lock)
+
+
+def sweep(folder: Path, point: str) -> None:
+    """Remove what a dead daemon left; the folder of a living one stays."""
+    if folder.exists():
+        with suppress(MountFailed):
+            lock = _take_lock(folder, point)
+            if lock is not None:
+                _remove(folder, lock)
+
+
+def _remove(folder: Path, lock: int) -> None:
+    """Remove a folder whose lock we hold: the lock last, as the next daemon may come then."""
+    for name in ("control", "mount.json.tmp", "mount.json", "lock"):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # the next daemon is there already
+        folder.rmdir()
+    os.close(lock)
 
 
 def _take_lock(folder: Path, point: str) -> int | None:
-    """The lock of a folder; None when the daemon before us removed it meanwhile."""
+    """The lock of a folder, MountFailed when a daemon has it.
+
+    None means try again: the daemon before us removed it meanwhile, or somebody looks at it.
+    """
     folder.mkdir(mode=0o700, exist_ok=True)
     try:
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -140,10 +174,11 @@ def _take_lock(folder: Path, point: str) -> int | None:
         if os.path.samestat(os.fstat(lock), os.stat(folder / "lock")):
             return lock
     except BlockingIOError:
-        os.close(lock)
-        raise MountFailed(
-            f"{point} is mounted already", hint=f"`aysfs umount {point}` first"
-        ) from None
+        if _is_exclusive(lock):
+            os.close(lock)
+            raise MountFailed(
+                f"{point} is mounted already", hint=f"`aysfs umount {point}` first"
+            ) from None
     except FileNotFoundError:
         pass
     os.close(lock)
@@ -153,6 +188,10 @@ def _take_lock(folder: Path, point: str) -> int | None:
 def _private_directory(path: Path) -> None:
     """A directory of ours alone: whoever can write there could answer for our daemons."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(path)
+
+
+def _check_private(path: Path) -> None:
     status = path.lstat()
     if status.st_uid != os.geteuid() or status.st_mode & 0o022 or not path.is_dir():
         raise MountFailed(f"the runtime directory {path} is not ours alone")
@@ -161,15 +200,21 @@ def _private_directory(path: Path) -> None:
 def is_served(folder: Path) -> bool:
     """Whether a living daemon holds this folder."""
     try:
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(folder / "lock", _CAREFULLY)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return _is_exclusive(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_exclusive(lock: int) -> bool:
+    """Whether a daemon holds a lock. Who only looks, as here, shares it, and for a moment."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     return False
 
 

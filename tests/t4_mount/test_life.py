@@ -1,8 +1,10 @@
 """From mount to unmount: ready means usable, a failure leaves nothing, dead mounts are repaired."""
 
+import fcntl
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,15 @@ from aysfs.errors import ExitCode, MountBusy, MountFailed
 from aysfs.mount import life
 from aysfs.mount.client import ask
 from aysfs.mount.life import DaemonFailed
-from aysfs.mount.runtime import find_kernel_mount, folder_of, records
+from aysfs.mount.runtime import (
+    Claim,
+    find_kernel_mount,
+    folder_of,
+    is_served,
+    read_record,
+    records,
+    sweep,
+)
 from tests.t4_mount.conftest import PYTHON, Site, run
 
 
@@ -225,3 +235,113 @@ def test_a_bug_in_a_handler_is_eio_and_the_mount_lives_on(site: Site, tree: Path
         assert (site.point / "data").read_bytes() == (tree / "data").read_bytes()
         site.umount()
         assert daemon.wait(20) == 0
+
+
+def test_a_reload_is_seen_by_the_next_request(site: Site, tree: Path) -> None:
+    """Every name below the root, asked for right after the answer."""
+    names = [f"name-{number}" for number in range(300)]
+    for name in names:
+        (tree / name).write_text("first")
+    site.push(tree)
+    site.mount()
+    for content in ("second", "third"):
+        assert {(site.point / name).read_text() for name in names}
+        for name in names:
+            (tree / name).write_text(content)
+        site.push(tree)
+        assert site.ask("reload")["changed"] is True
+        assert {(site.point / name).read_text() for name in reversed(names)} == {content}
+    site.umount()
+
+
+def test_a_reload_while_lookups_wait_for_us(site: Site, tree: Path) -> None:
+    """The kernel locks a directory until a lookup is answered; reload must not wait for itself."""
+    site.push(tree)
+    site.mount()
+    find = f"while :; do ls {site.point}/nothing-$((n += 1)) {site.point}; done"
+    with subprocess.Popen(
+        ["sh", "-c", find], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as readers:
+        for number in range(5):
+            (tree / "data").write_text(f"content {number}")
+            site.push(tree)
+            assert site.ask("reload")["changed"] is True
+            assert (site.point / "data").read_text() == f"content {number}"
+        readers.kill()
+    site.umount()
+
+
+def test_a_reload_says_when_xattrs_need_another_mount(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    with pytest.raises(OSError, match="not supported"):
+        os.getxattr(site.point / "data", "user.note")
+    os.setxattr(tree / "data", "user.note", b"new")
+    site.push(tree)
+    assert site.ask("reload")["xattrs"] == "mount again to see extended attributes"
+    site.umount()
+    site.mount()
+    assert os.getxattr(site.point / "data", "user.note") == b"new"
+    site.umount()
+
+
+def test_a_runtime_directory_of_somebody_else_is_refused(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    runtime = site.root / "run"
+    os.chown(runtime, 1234, 1234)
+    with pytest.raises(MountFailed, match="not ours alone"):
+        life.find(runtime, site.point)
+    with pytest.raises(MountFailed, match="not ours alone"):
+        records(runtime)
+    os.chown(runtime, 0, 0)
+    runtime.chmod(0o777)
+    with pytest.raises(MountFailed, match="not ours alone"):
+        life.stop(runtime, site.point)
+    runtime.chmod(0o700)
+    site.umount()
+
+
+def test_a_record_is_a_regular_file(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "0123"
+    folder.mkdir(mode=0o700, parents=True)
+    (tmp_path / "run").chmod(0o700)
+    text = '{"point": "/mnt", "services": ["a"], "log": "/log", "pid": 1}'
+    (folder / "mount.json").write_text(text)
+    assert read_record(folder) is not None
+    (folder / "mount.json").rename(tmp_path / "elsewhere")
+    (folder / "mount.json").symlink_to(tmp_path / "elsewhere")
+    assert read_record(folder) is None
+    (folder / "mount.json").unlink()
+    os.mkfifo(folder / "mount.json")
+    assert read_record(folder) is None
+
+
+def test_who_looks_at_a_mount_does_not_keep_a_daemon_out(tmp_path: Path) -> None:
+    """One probe holds the lock, others see through it, and a claim waits for its moment to end."""
+    runtime = tmp_path / "run"
+    first = Claim(runtime, "/mnt")
+    folder = first.folder
+    with pytest.raises(MountFailed, match="mounted already"):
+        Claim(runtime, "/mnt")
+    assert is_served(folder)
+    first.drop()
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "lock").touch()
+    with ThreadPoolExecutor(1) as pool:
+        with open(folder / "lock") as probe:
+            fcntl.flock(probe, fcntl.LOCK_SH)
+            assert not is_served(folder)
+            claim = pool.submit(Claim, runtime, "/mnt")
+        claim.result(20).drop()
+
+
+def test_the_folder_of_a_daemon_that_came_meanwhile_stays(tmp_path: Path) -> None:
+    claim = Claim(tmp_path / "run", "/mnt")
+    claim.publish("/mnt", ["a"], "/log")
+    sweep(claim.folder, "/mnt")
+    assert (claim.folder / "mount.json").exists()
+    os.close(claim._lock)  # as when its process dies
+    sweep(claim.folder, "/mnt")
+    assert os.listdir(tmp_path / "run") == []
