@@ -121,6 +121,8 @@ def reload_command(settings: Settings, directory: Path) -> None:
     answer = ask(life.find(settings.runtime, directory).control, "reload", settings.deadline + 10)
     what = "the newer list is shown" if answer["changed"] else "nothing has changed"
     click.echo(f"{what}: {answer['entries']} entries")
+    if "xattrs" in answer:
+        click.echo(f"  {answer['xattrs']}")
 
 
 @click.command("status")
@@ -162,7 +164,7 @@ def _status(record: Record) -> Answer:
 def _show(answer: Answer) -> None:
     services = answer.get("services")
     names = ", ".join(map(str, services)) if isinstance(services, list) else "?"
-    click.echo(f"{answer['point']}: {names} ({answer['state']})")
+    click.echo(_escaped(f"{answer['point']}: {names} ({answer['state']})"))
     if answer["state"] != "serving":
         return
     numbers = {key: value for key, value in answer.items() if isinstance(value, int)}
@@ -179,6 +181,11 @@ def _show(answer: Answer) -> None:
     assert isinstance(flights, list)
     for flight in flights[:10]:
         click.echo(
-            f"  fetching {flight['why']}: {size_text(flight['here'])} of"
+            f"  fetching {_escaped(flight['why'])}: {size_text(flight['here'])} of"
             f" {size_text(flight['size'])}, {flight['waiting']} waiting"
         )
+
+
+def _escaped(text: str) -> str:
+    """Names as a terminal may see them."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

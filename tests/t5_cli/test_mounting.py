@@ -1,0 +1,69 @@
+"""``mount``, ``reload`` and ``status`` as a person meets them."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.t5_cli.conftest import MAIN, Host
+
+
+def test_control_characters_of_names_are_shown_escaped(service: Host) -> None:
+    point = service.root / "mnt\x1b[31m\n red"
+    point.mkdir()
+    service.ok("mount", "test", point)
+    shown = service.ok("status")
+    service.ok("umount", point)
+    assert "mnt\\x1b[31m\\n red: " in shown
+    assert "\x1b" not in shown
+
+
+def test_reload_says_when_xattrs_need_another_mount(service: Host) -> None:
+    point = service.root / "mnt"
+    point.mkdir()
+    service.ok("mount", "test", point)
+    assert service.ok("reload", point).startswith("nothing has changed: ")
+    try:
+        os.getxattr(point / "data", "user.note")
+    except OSError:
+        os.setxattr(service.root / "tree" / "data", "user.note", b"new")
+    service.ok("push", service.root / "tree", "--name", "test", "--base", "/opt/test")
+    shown = service.ok("reload", point)
+    service.ok("umount", point)
+    assert shown.splitlines()[1] == "  mount again to see extended attributes"
+
+
+def test_somebody_elses_runtime_directory_is_refused(service: Host) -> None:
+    runtime = service.root / "run"
+    runtime.mkdir()
+    os.chown(runtime, 1234, 1234)
+    assert "not ours alone" in service.refused(9, "status")
+
+
+def test_ctrl_c_takes_the_daemon_along(service: Host) -> None:
+    """The daemon waits for ever: its list is a pipe that nobody writes to."""
+    (service.root / "mnt").mkdir()
+    pipe = service.root / "waits.flist"
+    os.mkfifo(pipe)
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", MAIN, "mount", pipe, service.root / "mnt"],
+        env=service.environment,
+        stderr=subprocess.PIPE,
+    ) as command:
+        with open(pipe, "wb"):  # both ends are open: the daemon is there
+            command.send_signal(signal.SIGINT)
+            _, told = command.communicate(timeout=60)
+        assert told.splitlines()[-1:] == [b"aysfs: interrupted"]
+        assert command.returncode == 130
+    assert os.listdir(service.root / "run") == []
+    assert not held_by_anybody(pipe)
+
+
+def held_by_anybody(path: Path) -> bool:
+    """Whether a process reads this pipe."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
