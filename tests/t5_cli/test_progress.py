@@ -46,7 +46,7 @@ def test_what_a_command_fetched_is_brought_to_the_disk(service: Host) -> None:
     before = time.time_ns()
     service.ok("fetch", "test")
     first = horizon()
-    newest = max(path.stat().st_mtime_ns for path in service.root.rglob("objects/?/?/*"))
+    newest = max(path.stat().st_ctime_ns for path in service.root.rglob("objects/?/?/*"))
     assert first > max(before, newest)
     service.ok("fetch", "test")  # nothing new: nothing to bring there
     assert horizon() == first
