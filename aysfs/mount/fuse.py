@@ -168,6 +168,9 @@ class FuseEngine(pyfuse3.Operations):
             if inode != pyfuse3.ROOT_INODE:
                 generation, _ = self._locate(inode)
                 generation.lookups -= lookups
+        self._drop_unused()
+
+    def _drop_unused(self) -> None:
         if self._older:
             self._older = [one for one in self._older if one.lookups > 0]
 
@@ -183,6 +186,7 @@ class FuseEngine(pyfuse3.Operations):
     @answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         generation, node = self._locate(inode)
+        generation.lookups += 1  # a tree is kept while a directory of it is being read
         # The root's inode is the same in every generation; its handle says which was opened.
         return FileHandleT(generation.offset + node)
 
@@ -197,6 +201,12 @@ class FuseEngine(pyfuse3.Operations):
             if not pyfuse3.readdir_reply(token, name, self._attributes(generation, node), at + 1):
                 return
             generation.lookups += 1
+
+    @answered
+    async def releasedir(self, fh: FileHandleT) -> None:
+        generation, _ = self._locate_handle(fh)
+        generation.lookups -= 1
+        self._drop_unused()
 
     def _locate_handle(self, handle: int) -> tuple[_Generation, Node]:
         if handle == pyfuse3.ROOT_INODE and self._older and self._older[0].offset == 1:

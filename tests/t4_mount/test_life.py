@@ -258,16 +258,19 @@ def test_a_reload_while_lookups_wait_for_us(site: Site, tree: Path) -> None:
     """The kernel locks a directory until a lookup is answered; reload must not wait for itself."""
     site.push(tree)
     site.mount()
-    find = f"while :; do ls {site.point}/nothing-$((n += 1)) {site.point}; done"
-    with subprocess.Popen(
-        ["sh", "-c", find], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as readers:
+    asking = (
+        "import itertools, os, sys\n"
+        "for number in itertools.count():\n"
+        "    os.path.exists(f'{sys.argv[1]}/nothing-{number}')\n"
+        "    os.listdir(sys.argv[1])\n"
+    )
+    with subprocess.Popen([PYTHON, "-c", asking, site.point]) as reader:
         for number in range(5):
             (tree / "data").write_text(f"content {number}")
             site.push(tree)
             assert site.ask("reload")["changed"] is True
             assert (site.point / "data").read_text() == f"content {number}"
-        readers.kill()
+        reader.kill()
     site.umount()
 
 
