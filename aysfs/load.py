@@ -6,7 +6,7 @@ Serves mounts, ``ls``, ``cat``, ``fetch`` and ``unpack``, which all speak of ser
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO, NamedTuple
 
 import trio
@@ -46,21 +46,24 @@ async def load_tree(
 
     Raises ListMissing, StoreTrouble or BadList.
     """
-    opened = []
-    try:
+    with ExitStack() as files:
+        opened = []
         for ref in refs:
             opened.append(await _open(store, ref))
-        return await trio.to_thread.run_sync(_build, opened, base, mount_point)
-    finally:
-        for one in opened:
-            one.file.close()
+            files.callback(opened[-1].file.close)
+        owned = files.pop_all()
+    # A list that stops answering holds this thread and nobody else. The thread owns the
+    # files from here on: closing one under a read would wait for that read.
+    return await trio.to_thread.run_sync(
+        _build, opened, owned, base, mount_point, abandon_on_cancel=True
+    )
 
 
 async def _open(store: Store, ref: ListRef) -> OpenList:
     if isinstance(ref, ServiceName):
         return await store.open_list(ref)
     try:
-        file = open(ref, "rb")  # noqa: ASYNC230, SIM115 - a local list; the caller closes it
+        file = await trio.to_thread.run_sync(open, ref, "rb", abandon_on_cancel=True)
     except FileNotFoundError as error:
         raise ListMissing(f"no such list: {ref}") from error
     except OSError as error:
@@ -68,7 +71,14 @@ async def _open(store: Store, ref: ListRef) -> OpenList:
     return OpenList(file, os.fstat(file.fileno()).st_mtime_ns, str(ref))
 
 
-def _build(opened: list[OpenList], base: bytes | None, mount_point: bytes | None) -> Loaded:
+def _build(
+    opened: list[OpenList], files: ExitStack, base: bytes | None, mount_point: bytes | None
+) -> Loaded:
+    with files:
+        return _build_from(opened, base, mount_point)
+
+
+def _build_from(opened: list[OpenList], base: bytes | None, mount_point: bytes | None) -> Loaded:
     bases = []
     for one in opened:
         with _reading(one):

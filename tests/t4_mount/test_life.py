@@ -63,6 +63,16 @@ def test_a_malformed_list_is_named_with_its_line(site: Site, tree: Path) -> None
     assert failed.value.code == ExitCode.BAD_LIST
 
 
+def test_a_list_that_never_answers_is_trouble_at_the_deadline(site: Site) -> None:
+    """A fifo that nobody writes to: what a dead network file system does."""
+    os.mkfifo(site.root / "silent.flist")
+    site.expected.append("ERROR aysfs:")
+    with pytest.raises(DaemonFailed, match="no list within") as failed:
+        site.mount(str(site.root / "silent.flist"), deadline=0.5)
+    assert failed.value.code == ExitCode.STORE
+    assert os.listdir(site.root / "run") == []
+
+
 def test_a_store_that_is_gone_is_trouble_not_missing(site: Site, tree: Path) -> None:
     site.push(tree)
     (site.root / "store").rename(site.root / "away")
