@@ -140,7 +140,8 @@ def test_reads_anywhere_in_a_file(site: Site, tree: Path) -> None:
     for offset, size in [(0, 1), (4095, 2), (1 << 20, 1 << 20), (len(expected) - 1, 10)]:
         assert os.pread(descriptor, size, offset) == expected[offset : offset + size]
     assert os.pread(descriptor, 10, len(expected)) == b""
-    os.close(descriptor)
+    with os.fdopen(descriptor, "rb") as whole:  # and so that no read-ahead is left under way
+        assert whole.read() == expected
     site.umount()
 
 
