@@ -202,7 +202,7 @@ def _size(known: Known, name: str) -> int:
 def _seconds(known: Known, name: str) -> float:
     value, where = known[name]
     try:
-        seconds = float(value)  # type: ignore[arg-type]
+        seconds = float(value)  # type: ignore[arg-type]  # TypeError is caught
     except (TypeError, ValueError):
         seconds = 0.0
     if not 0 < seconds < float("inf"):

@@ -292,5 +292,6 @@ class FuseEngine(pyfuse3.Operations):
     async def _read_only(self, *_arguments: object, **_keywords: object) -> None:
         raise FUSEError(errno.EROFS)
 
+    # One handler for all: its signature takes anything, which an override may not.
     create = link = mkdir = mknod = removexattr = rename = rmdir = _read_only  # type: ignore[assignment]
     setattr = setxattr = symlink = unlink = write = _read_only  # type: ignore[assignment]

@@ -156,6 +156,7 @@ class TreeBuilder:
         node = len(self._names)
         self._names.append(self._interned.setdefault(name, name))
         self._parents.append(parent)
+        # A Kind equals and hashes as its number.
         self._modes.append(FORMATS[entry.kind] | entry.mode)  # type: ignore[index]
         self._uids.append(entry.uid)
         self._gids.append(entry.gid)
