@@ -22,6 +22,7 @@ from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.cache.recovery import flush, recover
 from aysfs.errors import AysfsError, MountFailed, StoreTrouble
 from aysfs.load import Loaded, load_tree
+from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
 from aysfs.mount.control import serve_control
 from aysfs.mount.fuse import FuseEngine
@@ -175,6 +176,7 @@ def _report_clashes(loaded: Loaded) -> None:
 async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> None:
     """Mount, serve until unmounted, and take the mount down."""
     options = daemon.options
+    arrivals.take_over()
     try:
         pyfuse3.init(daemon.engine, options.point, _fuse_options(options))
     except RuntimeError as error:
