@@ -124,11 +124,51 @@ class Cache:
         """
         if not reserved:
             self.usage.reserve(size)
-        self._counter += 1
-        return Insertion(self, f"{self._tmp}/{self._counter}", digest, size)
+        return Insertion(self, self._new_name(), digest, size)
 
-    def place(self, tmp: str, digest: Digest) -> None:
-        """Rename a verified file into the objects; two processes racing both succeed."""
+    def insert(self, digest: Digest, data: bytes) -> int:
+        """Take in a whole blob at once and open it; raises as an Insertion does."""
+        if digests.of(data) != digest:
+            raise Corrupt(f"blob {digest.hex()}: wrong bytes")
+        self.usage.reserve(len(data))
+        tmp = self._new_name()
+        descriptor = None
+        try:
+            descriptor = os.open(tmp, _NEW, 0o400)
+            _write_all(descriptor, data)
+            return self.place(descriptor, tmp, digest, len(data))
+        except OSError as error:
+            if descriptor is not None:
+                os.unlink(tmp)
+            self.usage.release(len(data))
+            raise _translated(error, self.root) from error
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def place(self, descriptor: int, tmp: str, digest: Digest, size: int) -> int:
+        """Make a file of verified bytes, and of reserved room, the blob; a descriptor to read it.
+
+        On OSError the file is where it was and the room is still reserved.
+        """
+        stamp.apply(descriptor, digest)
+        # Not the writer's: a file that anybody holds open for writing cannot be executed.
+        reader = os.open(tmp, os.O_RDONLY | os.O_CLOEXEC)
+        self.usage.commit(size)  # before it can be seen, evicted and counted as freed
+        try:
+            self._rename(tmp, digest)
+        except OSError:
+            os.close(reader)
+            self.usage.withdraw(size)
+            raise
+        return reader
+
+    def _new_name(self) -> str:
+        self._counter += 1
+        return f"{self._tmp}/{self._counter}"
+
+    def _rename(self, tmp: str, digest: Digest) -> None:
+        """Into the objects; two processes racing for one blob both succeed."""
         path = self.path(digest)
         directory = os.path.dirname(path)
         if directory not in self._directories:
@@ -211,10 +251,8 @@ class Insertion:
             if self.progress > self._size:
                 raise Corrupt(f"blob {self._digest.hex()}: more than its {self._size} bytes")
             self._hasher.update(data)
-            view = memoryview(data)
             try:
-                while view:
-                    view = view[os.write(self._descriptor, view) :]
+                _write_all(self._descriptor, data)
             except OSError as error:
                 raise _translated(error, self._cache.root) from error
 
@@ -230,17 +268,8 @@ class Insertion:
                 got = f"{self.progress} of {self._size} bytes"
                 raise Corrupt(f"blob {self._digest.hex()}: wrong bytes ({got})")
             try:
-                stamp.apply(self._descriptor, self._digest)
-                reader = os.open(self._tmp, os.O_RDONLY | os.O_CLOEXEC)
+                reader = self._cache.place(self._descriptor, self._tmp, self._digest, self._size)
             except OSError as error:
-                raise _translated(error, self._cache.root) from error
-            self._cache.usage.commit(self._size)
-            try:
-                self._cache.place(self._tmp, self._digest)
-            except OSError as error:
-                os.close(reader)
-                self._cache.usage.freed(self._size)
-                self._close()
                 raise _translated(error, self._cache.root) from error
             self._close()
             return reader
@@ -287,6 +316,12 @@ def _translated(error: OSError, root: Path) -> NoSpace | CacheUnusable:
     if error.errno in (28, 122):  # ENOSPC, EDQUOT
         return NoSpace(f"the disk of the cache {root} is full")
     return CacheUnusable(f"the cache {root} cannot be written: {error.strerror}")
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])
 
 
 def _hash(descriptor: int) -> Digest:

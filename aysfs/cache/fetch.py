@@ -83,15 +83,22 @@ class Fetcher:
         self._flights: dict[tuple[Digest, int], _Flight] = {}
         self._fetched_before = 0
 
+    def open_at_once(self, digest: Digest, size: int) -> int | None:
+        """A descriptor as from ``open`` where that needs no waiting, else None."""
+        descriptor = self.cache.open(digest, size)
+        if descriptor is not None:
+            self.counters.hits += 1
+            return descriptor
+        return self._take(digest, size)
+
     async def open(self, digest: Digest, size: int, why: str = "") -> int:
         """A descriptor of the verified blob, the caller's to close.
 
         ``why`` names path or purpose in the log line of a failure. Raises BlobMissing,
         Corrupt, StoreTrouble, NoSpace or CacheUnusable.
         """
-        descriptor = self.cache.open(digest, size)
+        descriptor = self.open_at_once(digest, size)
         if descriptor is not None:
-            self.counters.hits += 1
             return descriptor
         flight = self._join(digest, size, why)
         try:
@@ -106,11 +113,33 @@ class Fetcher:
         if self.cache.has(digest, size):
             self.counters.hits += 1
             return
+        descriptor = self._take(digest, size)
+        if descriptor is not None:
+            os.close(descriptor)
+            return
         flight = self._join(digest, size, why)
         try:
             await flight.landed()
         finally:
             flight.leave()
+
+    def _take(self, digest: Digest, size: int) -> int | None:
+        """Take in a small blob that the store has at hand: a flight costs more than copying it.
+
+        Declines in every doubt and trouble, since a flight says what is the matter.
+        """
+        if (digest, size) in self._flights or self.cache.is_doubtful(digest):
+            return None
+        data = self.store.at_hand(digest, size)
+        if data is None:
+            return None
+        try:
+            descriptor = self.cache.insert(digest, data)
+        except AysfsError:
+            return None
+        self.counters.misses += 1
+        self.counters.fetched_bytes += size
+        return descriptor
 
     def in_flight(self) -> list[tuple[Digest, int, int, int, str]]:
         """Digest, size, bytes here, readers waiting and purpose of every flight."""

@@ -95,8 +95,17 @@ class Usage:
             self._pending -= on_disk(size)
             self._settling += on_disk(size)
 
+    def withdraw(self, size: int) -> None:
+        """Take a ``commit`` back: the rename failed, and the room is reserved as before."""
+        with self._mine:
+            self._settling -= on_disk(size)
+            self._pending += on_disk(size)
+
     def freed(self, size: int) -> None:
         """An object's blocks are free again."""
+        with self._mine:
+            if self._settling:  # it may be among them, and the shared count ends at zero
+                self._write(self._free)
         with self._locked():
             self._objects.value = max(0, self._objects.value - on_disk(size))
 

@@ -225,12 +225,10 @@ class FuseEngine(pyfuse3.Operations):
         if size == 0:
             return FileInfo(fh=_NO_DESCRIPTOR, keep_cache=True)
         digest = tree.digest(node)
-        descriptor = self._fetcher.cache.open(digest, size)
+        descriptor = self._fetcher.open_at_once(digest, size)
         if descriptor is None:
             why = os.fsdecode(tree.list_path(node))
             descriptor = await self._fetcher.open(digest, size, why)
-        else:
-            self._fetcher.counters.hits += 1
         if size <= _READ_AHEAD_WHOLE:
             # Starts the disk while the kernel's read request is still on its way to us.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)

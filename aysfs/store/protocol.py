@@ -51,6 +51,12 @@ class Store(Protocol):
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
         """Write the blob's bytes to the sink, in order, once. BlobMissing when not there."""
 
+    def at_hand(self, digest: Digest, size: int) -> bytes | None:
+        """The bytes of a small blob that needs no waiting, None where ``get`` must be asked.
+
+        None in every doubt and trouble too: ``get`` says what is the matter.
+        """
+
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         """Those that the store does not hold, of digests and their sizes.
 

@@ -15,7 +15,7 @@ from aysfs.errors import BadConfig, BlobMissing, Corrupt, StoreTrouble
 from aysfs.names import parse_name
 from aysfs.store import directory as directory_module
 from aysfs.store import layout
-from aysfs.store.directory import INLINE, DirectoryStore
+from aysfs.store.directory import AT_HAND, DirectoryStore
 from aysfs.store.protocol import BlobSource
 
 DATA = b"some bytes"
@@ -166,19 +166,32 @@ class Where(io.BytesIO):
 
 
 @pytest.mark.parametrize(
-    ("size", "local", "inline"),
-    [(INLINE, True, True), (INLINE + 1, True, False), (INLINE, False, False)],
+    ("size", "local", "at_hand"),
+    [(AT_HAND, True, True), (AT_HAND + 1, True, False), (AT_HAND, False, False)],
 )
-async def test_only_small_blobs_of_a_local_disk_are_read_in_the_loop(
-    root: Path, monkeypatch: pytest.MonkeyPatch, size: int, local: bool, inline: bool
+async def test_only_small_blobs_of_a_local_disk_are_at_hand(
+    root: Path, monkeypatch: pytest.MonkeyPatch, size: int, local: bool, at_hand: bool
 ) -> None:
     monkeypatch.setattr(directory_module, "is_local", lambda _path: local)
     store = DirectoryStore(root)
     data = bytes(size)
     await put(store, data)
+    assert store.at_hand(digests.of(data), size) == (data if at_hand else None)
     sink = Where()
     await store.get(digests.of(data), size, sink)
-    assert (sink.threads == {threading.get_ident()}) == inline
+    assert threading.get_ident() not in sink.threads
+
+
+async def test_trouble_of_any_kind_is_not_at_hand(store: DirectoryStore, root: Path) -> None:
+    assert store.at_hand(DIGEST, len(DATA)) is None
+    await put(store)
+    assert store.at_hand(DIGEST, len(DATA) + 1) is None
+    blob = root / layout.blob("dedupe", DIGEST)
+    blob.unlink()
+    blob.mkdir()
+    assert store.at_hand(DIGEST, len(DATA)) is None
+    root.rename(root.with_name("elsewhere"))
+    assert store.at_hand(DIGEST, len(DATA)) is None
 
 
 async def test_a_disk_that_is_gone_is_trouble_and_not_missing(
