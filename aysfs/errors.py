@@ -23,6 +23,7 @@ class ExitCode(enum.IntEnum):
     MOUNT = 9  # a mount could not be made, changed or removed
     BUSY = 10  # the mount is in use
     CONFIG = 11  # a configuration file or value is wrong
+    BAD_RECIPE = 12  # a template, its service.hrd or an instance.hrd is malformed
     INTERRUPTED = 130  # Ctrl-C
 
 
@@ -60,6 +61,24 @@ class BadList(AysfsError):
         self.reason = reason
 
 
+class BadRecipe(AysfsError):
+    """A template or an instance that nothing can be built from."""
+
+    code = ExitCode.BAD_RECIPE
+
+
+class BadHrd(BadRecipe):
+    """An HRD that breaks its format. Line and column count from 1; 0 speaks of the whole file."""
+
+    def __init__(self, source: str, line: int, column: int, reason: str) -> None:
+        place = f"{source}:{line}:{column}" if line else source
+        super().__init__(f"{place}: {reason}")
+        self.source = source
+        self.line = line
+        self.column = column
+        self.reason = reason
+
+
 class Missing(AysfsError):
     """Something is definitely not there: the next store may be asked."""
 
@@ -76,6 +95,24 @@ class ListMissing(Missing):
 
 class PathMissing(Missing):
     """A tree has no such path."""
+
+
+class TemplateMissing(Missing):
+    """No template of this name in any of the roots that were searched."""
+
+
+class InstanceMissing(Missing):
+    """No service instance has this key."""
+
+
+class Ambiguous(AysfsError):
+    """A name that fits more than one template or instance."""
+
+    code = ExitCode.USAGE
+
+
+class InstanceInUse(AysfsError):
+    """A service instance that another one consumes."""
 
 
 class StoreTrouble(AysfsError):

@@ -1,0 +1,1 @@
+"""Building services: recipes, instances, and what a build runs."""
