@@ -79,7 +79,7 @@ Asker = Callable[[str, Ask], str]
 
 
 def parse_ask(text: str, offset: int = 0) -> Ask:
-    """Read ``@ASK`` with its tags; what stands around them is kept, and means nothing."""
+    """Read ``@ASK`` with its tags; what stands between them is kept, and means nothing."""
     tags = {}
     for match in _TAG.finditer(text):
         raw = match[2].rstrip(",")

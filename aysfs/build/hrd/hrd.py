@@ -12,6 +12,7 @@ from typing import NoReturn, Self, TypeVar
 from aysfs.build.hrd.ask import Ask, Asker
 from aysfs.build.hrd.reader import KEY, MAX_SIZE, HrdReader
 from aysfs.build.hrd.scalars import as_bool
+from aysfs.build.hrd.secrets import masked
 from aysfs.build.hrd.substitute import Substitution, TooLarge
 from aysfs.build.hrd.values import Value, check_value, show
 from aysfs.build.hrd.writer import format_line, write_hrd
@@ -88,11 +89,14 @@ class Hrd:
             found = {".".join(one.split(".")[:depth]) for one in found}
         return sorted(found, key=_natural)
 
-    def items(self, prefix: str) -> list[tuple[int, Value]]:
-        """The values of ``prefix.N`` by their numbers; gaps do not matter."""
+    def numbered(self, prefix: str) -> list[str]:
+        """The keys ``prefix.N`` by their numbers; gaps do not matter."""
         head = f"{prefix.lower().rstrip('.')}."
-        numbered = [(one, one.removeprefix(head)) for one in self.prefix(prefix)]
-        return [(int(number), self.get(one)) for one, number in numbered if _is_number(number)]
+        return [one for one in self.prefix(prefix) if _is_number(one.removeprefix(head))]
+
+    def items(self, prefix: str) -> list[tuple[int, Value]]:
+        """The values of ``prefix.N`` with their numbers."""
+        return [(int(one.rpartition(".")[2]), self.get(one)) for one in self.numbered(prefix)]
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -203,10 +207,13 @@ class Hrd:
             self.set(key, given)
 
     def dump(self) -> str:
-        """The canonical text."""
+        """The canonical text, for a file: secrets are in it."""
         return write_hrd(self.header, self._values)
 
-    __str__ = dump
+    def __str__(self) -> str:
+        """The canonical text for people: secrets are masked."""
+        shown = {key: masked(key, value) for key, value in self._values.items()}
+        return write_hrd([], shown)
 
     # --- inside ----------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ KEY = re.compile(r"[a-z0-9_][a-z0-9_.-]*")
 
 _KEY_LINE = re.compile(r"[ \t]*([\w.-]+)[ \t]*=")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^,]*", re.IGNORECASE)
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_QUOTED_OR_ASK = re.compile(r"'[^']*'|\"[^\"]*\"|(@ask)", re.IGNORECASE)
 
 
 @dataclass
@@ -104,7 +104,7 @@ class HrdReader:
         block = [_Line(first, offset, text), *self._read_block()]
         if isinstance(value, Ask):
             self._number = first
-            return parse_ask(" ".join(line.text for line in block), offset)
+            return parse_ask(" ".join((value.text, *(one.text for one in block[1:]))), offset)
         return _parse_block(block, self._at_line) if len(block) > 1 else value
 
     def _peek(self) -> str:
@@ -151,8 +151,9 @@ def _code(raw: str) -> str:
 
 def _parse_line(text: str, offset: int) -> Value:
     """The value of a key on its own line; what it looks like says its type."""
-    if "@ask" in _QUOTED.sub("", text).lower():
-        return parse_ask(text, offset)
+    for found in _QUOTED_OR_ASK.finditer(text):
+        if found[1]:  # what stands before it means nothing
+            return parse_ask(text[found.start() :], offset + found.start())
     if _URL.fullmatch(text):
         return parse_scalar(text)
     scanner = Scanner(text, offset)

@@ -32,7 +32,7 @@ def write_hrd(header: Sequence[str], values: Mapping[str, Value]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def format_line(value: Value) -> str:
+def format_line(value: object) -> str:
     """A value in one line, for messages, substitution and ``get_str``."""
     if isinstance(value, dict):
         return ", ".join(f"{key}:{format_line(one)}" for key, one in value.items())
