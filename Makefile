@@ -30,5 +30,5 @@ bench: setup
 
 clean:
 	@if [ -x $(BIN)/python ]; then $(BIN)/python demo/demo.py --clean; fi
-	rm -rf .venv .bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv .bench .build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 	find aysfs tests benchmarks demo scripts -name __pycache__ -type d -exec rm -rf {} +

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from aysfs.build.hrd import Hrd
+from aysfs.build.hrd import Hrd, Value
 from aysfs.build.hrd.scalars import as_bool
 from aysfs.build.hrd.values import show
 from aysfs.build.hrd.writer import format_line
@@ -94,65 +94,17 @@ class Dependency:
 
 def git_exports(hrd: Hrd) -> list[GitExport]:
     """The ``git.export`` items by number; BadHrd for one that cannot be followed."""
-    return [_git_export(item) for item in _items(hrd, "git.export")]
+    return [git_export(hrd, key) for key in hrd.numbered("git.export")]
 
 
 def web_exports(hrd: Hrd) -> list[WebExport]:
     """The ``web.export`` items by number; BadHrd for one that cannot be followed."""
-    found = []
-    for item in _items(hrd, "web.export"):
-        dest = item.dest()
-        if dest.endswith("/"):
-            item.refuse(f"dest `{show(dest)}` is no file")
-        md5 = item.flag("checkmd5", default=False)
-        found.append(WebExport(item.required("url"), item.source(), dest, md5, item.key))
-    return found
+    return [web_export(hrd, key) for key in hrd.numbered("web.export")]
 
 
-def build_spec(hrd: Hrd) -> BuildSpec | None:
-    """Where to build; None when the recipe does not say."""
-    if not hrd.exists("build"):
-        return None
-    item = _Item(hrd, "build", hrd.get_dict("build"))
-    item.required("image")
-    namespace = item.ref("dedupe_ns", _NAMESPACE) or DEFAULT_NAMESPACE
-    return BuildSpec(item.ref("image", _IMAGE) or "", item.repository("repo"), namespace)
-
-
-def verify_spec(hrd: Hrd) -> VerifySpec | None:
-    """How to check a build; None when the recipe does not say."""
-    if not hrd.exists("verify"):
-        return None
-    item = _Item(hrd, "verify", hrd.get_dict("verify"))
-    return VerifySpec(item.required("cmd"), item.text("expect"))
-
-
-def dependencies(hrd: Hrd) -> list[Dependency]:
-    """The ``dependencies.N`` by number."""
-    return [
-        Dependency(
-            item.required("name"),
-            item.text("domain"),
-            item.text("instance") or "main",
-            item.text("type") or "",
-        )
-        for item in _items(hrd, "dependencies")
-    ]
-
-
-def unknown_keys(hrd: Hrd) -> list[tuple[str, str]]:
-    """Keys of exports that mean nothing, each with the export it stands in."""
-    known = {"git.export": GIT_KEYS, "web.export": WEB_KEYS}
-    return [
-        (item.key, key)
-        for prefix, keys in known.items()
-        for item in _items(hrd, prefix)
-        for key in item.fields
-        if key not in keys
-    ]
-
-
-def _git_export(item: "_Item") -> GitExport:
+def git_export(hrd: Hrd, key: str) -> GitExport:
+    """One item, by its key."""
+    item = _item(hrd, key)
     item.required("url")
     url, login, passwd = _without_credentials(item.repository("url") or "")
     return GitExport(
@@ -168,8 +120,62 @@ def _git_export(item: "_Item") -> GitExport:
         depth=item.depth(),
         login=item.text("login") or login,
         passwd=item.text("passwd") or passwd,
-        key=item.key,
+        key=key,
     )
+
+
+def web_export(hrd: Hrd, key: str) -> WebExport:
+    """One item, by its key."""
+    item = _item(hrd, key)
+    dest = item.dest()
+    if dest.endswith("/"):
+        item.refuse(f"dest `{show(dest)}` is no file")
+    md5 = item.flag("checkmd5", default=False)
+    return WebExport(item.required("url"), item.source(), dest, md5, key)
+
+
+def build_spec(hrd: Hrd) -> BuildSpec | None:
+    """Where to build; None when the recipe does not say."""
+    if not hrd.exists("build"):
+        return None
+    item = _item(hrd, "build")
+    item.required("image")
+    namespace = item.ref("dedupe_ns", _NAMESPACE) or DEFAULT_NAMESPACE
+    return BuildSpec(item.ref("image", _IMAGE) or "", item.repository("repo"), namespace)
+
+
+def verify_spec(hrd: Hrd) -> VerifySpec | None:
+    """How to check a build; None when the recipe does not say."""
+    if not hrd.exists("verify"):
+        return None
+    item = _item(hrd, "verify")
+    return VerifySpec(item.required("cmd"), item.text("expect"))
+
+
+def dependencies(hrd: Hrd) -> list[Dependency]:
+    """The ``dependencies.N`` by number."""
+    items = [_item(hrd, key) for key in hrd.numbered("dependencies")]
+    return [
+        Dependency(
+            item.required("name"),
+            item.text("domain"),
+            item.text("instance") or "main",
+            item.text("type") or "",
+        )
+        for item in items
+    ]
+
+
+def unknown_keys(hrd: Hrd) -> list[tuple[str, str]]:
+    """Keys of exports that mean nothing, each with the export it stands in."""
+    return [
+        (key, name)
+        for prefix, known in (("git.export", GIT_KEYS), ("web.export", WEB_KEYS))
+        for key in hrd.numbered(prefix)
+        if isinstance(value := hrd.raw(key), dict)
+        for name in value
+        if name not in known
+    ]
 
 
 def _without_credentials(url: str) -> tuple[str, str | None, str | None]:
@@ -186,8 +192,12 @@ def _without_credentials(url: str) -> tuple[str, str | None, str | None]:
     return bare, unquote(login) or None, unquote(passwd) or None
 
 
-def _items(hrd: Hrd, prefix: str) -> list["_Item"]:
-    return [_Item(hrd, key, hrd.get_dict(key)) for key in hrd.numbered(prefix)]
+def _item(hrd: Hrd, key: str) -> "_Item":
+    """A value that must be a dict. Not ``get_dict``: ``cmd:true`` is a command here."""
+    value = hrd.get(key)
+    if not isinstance(value, dict):
+        hrd.refuse(key, "is no dict")
+    return _Item(hrd, key, value)
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,7 @@ class _Item:
 
     hrd: Hrd
     key: str
-    fields: Mapping[str, object]
+    fields: Mapping[str, Value]
 
     def refuse(self, reason: str) -> NoReturn:
         self.hrd.refuse(self.key, f"cannot be used: {reason}")
