@@ -24,6 +24,9 @@ class ExitCode(enum.IntEnum):
     BUSY = 10  # the mount is in use
     CONFIG = 11  # a configuration file or value is wrong
     BAD_RECIPE = 12  # a template, its service.hrd or an instance.hrd is malformed
+    BUILD = 13  # a step of a build failed, and nothing was published
+    VERIFY = 14  # a build is not what its list says, or its own check failed
+    SERVER = 15  # Docker or a build server cannot be reached or does not do as told
     INTERRUPTED = 130  # Ctrl-C
 
 
@@ -113,6 +116,32 @@ class Ambiguous(AysfsError):
 
 class InstanceInUse(AysfsError):
     """A service instance that another one consumes."""
+
+
+class ServerTrouble(AysfsError):
+    """Docker, a build server or a registry cannot be reached, or failed on its own account."""
+
+    code = ExitCode.SERVER
+
+
+class BuildFailed(AysfsError):
+    """A step of a build failed. ``output`` is the last that the container said."""
+
+    code = ExitCode.BUILD
+
+    def __init__(self, message: str, *, output: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.output = output
+
+
+class VerifyFailed(AysfsError):
+    """A mounted build is not what its list says, or its check failed. One finding a line."""
+
+    code = ExitCode.VERIFY
+
+    def __init__(self, message: str, findings: tuple[str, ...], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.findings = findings
 
 
 class StoreTrouble(AysfsError):
