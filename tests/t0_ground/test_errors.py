@@ -36,6 +36,9 @@ EXIT_CODES = {
     "BUSY": 10,
     "CONFIG": 11,
     "BAD_RECIPE": 12,
+    "BUILD": 13,
+    "VERIFY": 14,
+    "SERVER": 15,
     "INTERRUPTED": 130,
 }
 
@@ -53,6 +56,9 @@ CODE_OF = {
     "InstanceMissing": ExitCode.MISSING,
     "Ambiguous": ExitCode.USAGE,
     "InstanceInUse": ExitCode.FAILURE,
+    "ServerTrouble": ExitCode.SERVER,
+    "BuildFailed": ExitCode.BUILD,
+    "VerifyFailed": ExitCode.VERIFY,
     "StoreTrouble": ExitCode.STORE,
     "Stalled": ExitCode.STORE,
     "Corrupt": ExitCode.CORRUPT,
