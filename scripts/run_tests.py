@@ -23,8 +23,8 @@ BIN = Path(sys.executable).parent
 CHECKED = ("aysfs", "tests", "benchmarks", "demo", "scripts")
 
 CHECKS: tuple[tuple[str, ...], ...] = (
-    ("ruff", "check", *CHECKED),
-    ("ruff", "format", "--check", *CHECKED),
+    ("ruff", "check", *CHECKED, "build"),
+    ("ruff", "format", "--check", *CHECKED, "build"),
     ("mypy", *CHECKED),
     ("lint-imports", "--no-logo"),
 )

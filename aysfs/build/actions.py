@@ -15,7 +15,7 @@ class Service(Protocol):
         """Place what the recipe exports; source and destination of each."""
         ...
 
-    def upload2AYSfs(self, path: str) -> None:  # noqa: N802
+    def upload2AYSfs(self, path: str, /) -> None:  # noqa: N802
         """Publish a folder of the place where the build runs."""
         ...
 

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from aysfs.build.hrd import Hrd, Value
+from aysfs.build.hrd import Asker, Hrd, Value
 from aysfs.build.hrd.secrets import masked
 from aysfs.build.hrd.writer import format_line
 from aysfs.build.keypair import find_key, keep_key, make_key
@@ -139,8 +139,14 @@ class Services:
         parent: Instance | str | None = None,
         *,
         domain: str = DEFAULT_DOMAIN,
+        schema: Hrd | None = None,
+        ask: Asker | None = None,
     ) -> Instance:
-        """Make an instance of a template, or bring the one that is there to these arguments."""
+        """Make an instance of a template, or bring the one that is there to these arguments.
+
+        ``schema`` is the template's own ``instance.hrd``: its values overrule, its questions
+        go to ``ask`` where neither the arguments nor the instance have an answer.
+        """
         key = parse_key(f"{domain}|{name}!{instance}")
         if (key.name, key.instance) != (name.lower(), instance.lower()):
             raise BadName(f"`{name}` and `{instance}` are no names of a template and an instance")
@@ -154,8 +160,9 @@ class Services:
         own = {"name": key.name, "instance": key.instance, "domain": key.domain}
         for field, value in own.items():
             hrd.set(f"service.{field}", value)
-        for given, argument in (args or {}).items():
-            hrd.set(given, argument)
+        if schema:
+            hrd.apply_template(schema, {})
+        hrd.fill(args or {}, ask)
         kind = view(name.lower(), hrd)
         made = Instance(self, folder, hrd)
         make_private(folder)

@@ -34,7 +34,7 @@ from aysfs.build.recipe import (
 from aysfs.errors import Ambiguous, BadHrd, BadName, BadRecipe, TemplateMissing
 from aysfs.names import DEFAULT_DOMAIN, ServiceName, parse_name
 
-RECIPE = "service.hrd"
+RECIPE, SCHEMA = "service.hrd", "instance.hrd"
 MGMT, TMPL = "actions_mgmt.py", "actions_tmpl.py"
 MAX_DEPTH = 5
 
@@ -78,6 +78,12 @@ class Template:
         own = {"service.name": self.name.name, "service.domain": self.name.domain}
         names = Hrd({**own, "service.instance": "main"}, source="service")
         return Hrd.read(self.folder / RECIPE, parents=[names, self._system])
+
+    @property
+    def schema(self) -> Hrd | None:
+        """What an instance of this template is asked and given; None when it needs nothing."""
+        path = self.folder / SCHEMA
+        return Hrd.read(path) if path.is_file() else None
 
     @property
     def git_exports(self) -> list[GitExport]:
@@ -234,7 +240,7 @@ def _template_folders(folder: Path, depth: int) -> Iterator[Path]:
         return
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:  # a root of the search path that is not there, or not ours to read
+    except (FileNotFoundError, NotADirectoryError):  # a search path may name what is not there
         return
     for entry in entries:
         if depth < MAX_DEPTH and entry.name[0] != "." and entry.is_dir(follow_symlinks=False):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aysfs.build.hrd import Hrd
+from aysfs.build.hrd import Ask, Hrd
 from aysfs.build.instances import Instance, Services
 from aysfs.build.kinds import NodeSsh, SshKey, Stor, StorClient
 from aysfs.errors import (
@@ -170,6 +170,22 @@ def test_two_templates_of_one_role_do_not_share_a_folder(services: Services) -> 
     node(services)
     with pytest.raises(BadRecipe, match=r"holds an instance of `node\.ssh`, not of `node\.other`"):
         services.new("node.other", "master")
+
+
+def test_a_schema_asks_only_for_what_nobody_has_answered(services: Services) -> None:
+    schema = Hrd.parse("port = @ASK type:int default:80\nname = @ASK\nfixed = $(port)/x\n")
+    asked = []
+
+    def ask(key: str, question: Ask) -> str:
+        asked.append(key)
+        return "8080"
+
+    for _ in range(2):
+        app = services.new("app", args={"name": "given"}, schema=schema, ask=ask)
+        assert [app.hrd.get(key) for key in ("port", "name", "fixed")] == [8080, "given", "8080/x"]
+    assert asked == ["port"]
+    with pytest.raises(BadHrd, match=r"`name` needs an answer"):
+        services.new("app", "second", schema=schema)
 
 
 # --- consuming and deleting --------------------------------------------------------------

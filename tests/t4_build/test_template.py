@@ -123,6 +123,11 @@ def test_a_recipe_knows_its_service_and_its_system(tmp_path: Path) -> None:
     assert made.web_exports == []
     assert made.build_spec is not None
     assert made.verify_spec == VerifySpec("true")
+    assert made.schema is None
+    (made.folder / "instance.hrd").write_text("port = @ASK\n")
+    schema = Template(made.folder, made.name).schema
+    assert schema is not None
+    assert schema.exists("port")
 
 
 def test_the_digest_is_of_paths_and_bytes_and_nothing_else(tmp_path: Path) -> None:

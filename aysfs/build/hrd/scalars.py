@@ -64,27 +64,12 @@ def is_stray(text: str, at: int) -> bool:
 
 
 def unquote(text: str) -> str:
-    """What a text that starts with a quote stands for.
+    r"""What a text that starts with a quote stands for.
 
     Real recipes close a quote in the middle of a path (``'/opt/kvm'/bin``) or forget to: the
-    pieces belong together, whatever quotes stand between them.
+    pieces belong together, so the quotes merely go. One that is meant is written ``\A``.
     """
-    mark = text[0]
-    pieces = []
-    at = 0
-    while at < len(text):
-        if text[at] == mark and not (at and is_stray(text, at)):
-            end = text.find(mark, at + 1)
-            end = len(text) if end < 0 else end
-            pieces.append(text[at + 1 : end])
-        else:
-            at += text[at] == mark
-            end = text.find(mark, at)
-            end = len(text) if end < 0 else end
-            pieces.append(text[at:end])
-            end -= 1
-        at = end + 1
-    return unescape("".join(pieces))
+    return unescape(text.replace(text[0], ""))
 
 
 def parse_plain(text: str) -> Scalar:
