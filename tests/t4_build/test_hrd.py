@@ -126,6 +126,7 @@ def test_keys_are_lower_case_and_the_last_one_counts() -> None:
     [
         ("a = 1\nb = 'x", 2, 5, "the quote is not closed"),
         ("a = x:1, y:'z, w:2", 1, 12, "the quote is not closed"),
+        ("a = x:1, url:'x, dest:'/opt', link:True", 1, 10, "a quote is not closed"),
         ("a =\n    x:'y, z:1,\n", 2, 7, "the quote is not closed"),
         ("a =\n    x:1,\n    oops,\n", 3, 5, "an item of a dict is `key:value`"),
         ("a = x:1, oops", 1, 10, "an item of a dict is `key:value`"),

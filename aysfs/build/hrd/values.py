@@ -68,7 +68,7 @@ class Scanner:
         while at <= len(text):
             char = text[at : at + 1]
             if char in ("", ","):
-                found.append(self._item(start, at, colon))
+                found.append(self._item(start, at, colon, mark))
                 self.commas += char == ","
                 start = at + 1
                 mark, colon, fresh = "", -1, True
@@ -84,11 +84,15 @@ class Scanner:
             at += 1
         return [item for item in found if item.text]
 
-    def _item(self, start: int, end: int, colon: int) -> Item:
+    def _item(self, start: int, end: int, colon: int, mark: str) -> Item:
         raw = self._text[start:end]
         text = raw.lstrip(" \t")
         before = len(raw) - len(text)
-        return Item(text.rstrip(" \t"), self._offset + start + before, max(colon - before, -1))
+        item = Item(text.rstrip(" \t"), self._offset + start + before, max(colon - before, -1))
+        closed = item.text.endswith(mark) and item.text.count(mark) == 2
+        if mark and not closed and _SWALLOWED.search(item.text):
+            raise Malformed(item.offset, "a quote is not closed: the next item is inside it")
+        return item
 
     def _quoted(self, at: int, fresh: bool, mark: str) -> int:
         """The offset of the last character that the quote at ``at`` hides."""
