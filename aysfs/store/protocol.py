@@ -76,7 +76,8 @@ class Store(Protocol):
     async def put_many(self, sources: Sequence[BlobSource]) -> None:
         """Keep each of these blobs as ``put`` does, at the price of one call.
 
-        For many small blobs, where a call each would cost more than the copying. Whoever
+        For many small blobs, where a call each would cost more than the copying: a store with
+        a network before it sends them side by side, a disk one after the other. Whoever
         calls has asked ``missing``: one that is there may be written again. After an error any
         number of them may have been kept, each of them whole.
         """

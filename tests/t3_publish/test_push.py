@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -14,6 +13,7 @@ from aysfs.errors import AysfsError, Corrupt, StoreTrouble
 from aysfs.flist.text import FlistReader
 from aysfs.names import ServiceName, parse_name
 from aysfs.publish import push as push_module
+from aysfs.publish import send as send_module
 from aysfs.publish.hash_cache import RACY_NS, HashCache
 from aysfs.publish.push import push
 from aysfs.publish.walk import FileKey, TreeChanged
@@ -125,23 +125,20 @@ async def test_again_a_blob_that_was_cut_off_in_the_store_is_sent(
 async def test_many_batches_into_a_directory(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_leaks: None
 ) -> None:
-    monkeypatch.setattr(push_module, "BATCH_FILES", 3)
+    monkeypatch.setattr(send_module, "BATCH_FILES", 3)
     for number in range(50):
         (tree / f"f{number}").write_bytes(b"%d" % number)
-    steps: list[tuple[str, int, int]] = []
+    steps: list[tuple[int, int]] = []
 
-    def progress(phase: Literal["hash", "upload"], done: int, total: int, /) -> None:
-        steps.append((phase, done, total))
+    def progress(done: int, total: int, /) -> None:
+        steps.append((done, total))
 
     store = DirectoryStore(tmp_path / "store", create=True)
     report = await push(tree, NAME, store, base=BASE, progress=progress)
     assert report.uploaded_blobs == 52
     assert await store.lists() == [NAME]
-    for phase in ("hash", "upload"):
-        done = [step[1] for step in steps if step[0] == phase]
-        assert done == sorted(done)
-        assert done[0] == 0
-        assert done[-1] == next(step[2] for step in steps if step[0] == phase)
+    assert steps == sorted(steps)
+    assert (steps[0][0], steps[-1][0]) == (0, steps[-1][1])
 
 
 async def test_trouble_of_the_store_publishes_nothing(tree: Path) -> None:
@@ -204,7 +201,7 @@ async def test_an_unchanged_file_is_not_read_again(
     def never(batch: object) -> list[Digest]:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(push_module, "_hash_files", never)
+    monkeypatch.setattr(send_module, "_read_files", never)
     again = await push(tree, NAME, memory, base=BASE, hash_cache=HashCache(tmp_path / "cache"))
     assert again.list_md5 == first.list_md5
 
