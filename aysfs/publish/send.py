@@ -25,7 +25,7 @@ Batch = list[Found]
 # A batch is read, asked for and written before the next: large enough that three calls cost
 # nothing beside it, small enough that progress moves. One is in memory at a time. Two at once
 # are slower where the store is a disk: every call of the kernel lets the interpreter's lock
-# go, and two threads that do little else hand it to and fro (50,991 blobs: 8.6 s of CPU
+# go, and two threads that do little else hand it to and fro (51,042 blobs: 8.6 s of CPU
 # against 5.2 s). A store that is far away sends the blobs of one batch side by side itself.
 BATCH_FILES = 256
 BATCH_BYTES = 8 << 20
