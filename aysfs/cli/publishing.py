@@ -1,5 +1,6 @@
 """``aysfs push``."""
 
+import gc
 import os
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,6 @@ from aysfs.names import ServiceName
 from aysfs.publish.hash_cache import HashCache
 from aysfs.publish.push import PushReport, push
 from aysfs.store.open import open_store
-
-_DONE = {"hash": "hashed", "upload": "uploaded"}
 
 
 @click.command("push")
@@ -48,6 +47,9 @@ def push_command(
 async def _push(
     settings: Settings, directory: Path, name: ServiceName, base: str | None
 ) -> PushReport:
+    # The tree's entries live to the end, and looking through them for garbage again and again
+    # costs 0.2 to 0.5 s for 60,000; this process ends when the push does.
+    gc.disable()
     store = open_store(settings.store, namespace=settings.namespace, create=True)
     try:
         with phases("push") as meter:
@@ -57,7 +59,7 @@ async def _push(
                 store,
                 base=None if base is None else os.fsencode(base),
                 hash_cache=HashCache(settings.cache),
-                progress=lambda phase, done, total: meter(_DONE[phase], done, total),
+                progress=partial(meter, "read"),
             )
     finally:
         await store.aclose()

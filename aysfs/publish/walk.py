@@ -106,15 +106,15 @@ def _found(file: bytes, path: bytes, look: Callable[..., os.stat_result]) -> Fou
     except OSError as error:
         raise unreadable(file, error) from error
     entry = Entry(
-        path=path,
-        kind=kind,
-        mode=stat.S_IMODE(status.st_mode),
-        uid=status.st_uid,
-        gid=status.st_gid,
-        size=status.st_size if kind is Kind.REGULAR else 0,
-        digest=ZERO,
-        mtime_ns=status.st_mtime_ns,
-        ext=ext,
+        path,
+        kind,
+        stat.S_IMODE(status.st_mode),
+        status.st_uid,
+        status.st_gid,
+        status.st_size if kind is Kind.REGULAR else 0,
+        ZERO,
+        status.st_mtime_ns,
+        ext,
     )
     return Found(entry, file, key_of(status), status.st_nlink)
 

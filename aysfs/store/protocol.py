@@ -4,7 +4,9 @@ A store moves bytes; it does not judge them. Whoever receives a blob verifies it
 on the way in (``aysfs.cache``), a writing store before a blob appears under its name.
 """
 
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import BinaryIO, NamedTuple, Protocol
 
 from aysfs.digest import Digest
@@ -23,11 +25,21 @@ class Sink(Protocol):
 
 
 class BlobSource(NamedTuple):
-    """A blob to be kept. ``open`` may be called in a worker thread; the store closes the file."""
+    """A blob to be kept. ``open`` may be called in a worker thread; the store closes the file.
+
+    ``held`` are its bytes where the sender has them in memory and took the digest from these
+    very bytes: a store may write them without hashing them once more. ``open`` gives the same.
+    """
 
     digest: Digest
     size: int
     open: Callable[[], BinaryIO]
+    held: bytes | None = None
+
+    @classmethod
+    def of(cls, digest: Digest, data: bytes) -> "BlobSource":
+        """A blob in memory, whose digest was just taken from these bytes."""
+        return cls(digest, len(data), partial(io.BytesIO, data), data)
 
 
 class OpenList(NamedTuple):
@@ -70,8 +82,10 @@ class Store(Protocol):
     async def put_many(self, sources: Sequence[BlobSource]) -> None:
         """Keep each of these blobs as ``put`` does, at the price of one call.
 
-        For many small blobs, where a call each would cost more than the copying. After an
-        error any number of them may have been kept, each of them whole.
+        For many small blobs, where a call each would cost more than the copying: a store with
+        a network before it sends them side by side, a disk one after the other. Whoever
+        calls has asked ``missing``: one that is there may be written again. After an error any
+        number of them may have been kept, each of them whole.
         """
 
     async def open_list(self, name: ServiceName) -> OpenList:

@@ -16,6 +16,7 @@ from aysfs.names import parse_name
 from aysfs.store import directory as directory_module
 from aysfs.store import layout
 from aysfs.store.directory import AT_HAND, DirectoryStore
+from aysfs.store.directory_write import SYNC_FROM
 from aysfs.store.protocol import BlobSource
 
 DATA = b"some bytes"
@@ -110,6 +111,18 @@ async def test_a_blob_that_is_there_is_not_read_again(store: DirectoryStore) -> 
     source = io.BytesIO(DATA)
     await store.put(DIGEST, len(DATA), source)
     assert source.tell() == 0
+
+
+@pytest.mark.parametrize("data", [b"", DATA, bytes(SYNC_FROM)], ids=["empty", "small", "synced"])
+async def test_bytes_in_memory_become_the_blob(
+    store: DirectoryStore, root: Path, data: bytes, no_leaks: None
+) -> None:
+    digest = digests.of(data)
+    await store.put_many([BlobSource.of(digest, data)] * 2)
+    blob = root / layout.blob("dedupe", digest)
+    assert files(root) == {layout.blob("dedupe", digest)}
+    assert blob.read_bytes() == data
+    assert stat.S_IMODE(blob.stat().st_mode) == 0o444
 
 
 @pytest.mark.parametrize("torn", [b"", b"some"])

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -14,9 +13,10 @@ from aysfs.errors import AysfsError, Corrupt, StoreTrouble
 from aysfs.flist.text import FlistReader
 from aysfs.names import ServiceName, parse_name
 from aysfs.publish import push as push_module
+from aysfs.publish import send as send_module
 from aysfs.publish.hash_cache import RACY_NS, HashCache
 from aysfs.publish.push import push
-from aysfs.publish.walk import FileKey, TreeChanged
+from aysfs.publish.walk import FileKey, TreeChanged, key_of
 from aysfs.store import layout
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes, Vanishes
@@ -125,23 +125,20 @@ async def test_again_a_blob_that_was_cut_off_in_the_store_is_sent(
 async def test_many_batches_into_a_directory(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_leaks: None
 ) -> None:
-    monkeypatch.setattr(push_module, "BATCH_FILES", 3)
+    monkeypatch.setattr(send_module, "BATCH_FILES", 3)
     for number in range(50):
         (tree / f"f{number}").write_bytes(b"%d" % number)
-    steps: list[tuple[str, int, int]] = []
+    steps: list[tuple[int, int]] = []
 
-    def progress(phase: Literal["hash", "upload"], done: int, total: int, /) -> None:
-        steps.append((phase, done, total))
+    def progress(done: int, total: int, /) -> None:
+        steps.append((done, total))
 
     store = DirectoryStore(tmp_path / "store", create=True)
     report = await push(tree, NAME, store, base=BASE, progress=progress)
     assert report.uploaded_blobs == 52
     assert await store.lists() == [NAME]
-    for phase in ("hash", "upload"):
-        done = [step[1] for step in steps if step[0] == phase]
-        assert done == sorted(done)
-        assert done[0] == 0
-        assert done[-1] == next(step[2] for step in steps if step[0] == phase)
+    assert steps == sorted(steps)
+    assert (steps[0][0], steps[-1][0]) == (0, steps[-1][1])
 
 
 async def test_trouble_of_the_store_publishes_nothing(tree: Path) -> None:
@@ -204,7 +201,7 @@ async def test_an_unchanged_file_is_not_read_again(
     def never(batch: object) -> list[Digest]:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(push_module, "_hash_files", never)
+    monkeypatch.setattr(send_module, "_read_files", never)
     again = await push(tree, NAME, memory, base=BASE, hash_cache=HashCache(tmp_path / "cache"))
     assert again.list_md5 == first.list_md5
 
@@ -220,6 +217,54 @@ async def test_a_changed_file_is_read_again(
     os.utime(tree / "bin" / "same", ns=(before.st_atime_ns, before.st_mtime_ns))
     await push(tree, NAME, memory, base=BASE, hash_cache=HashCache(tmp_path / "cache"))
     assert digests.of(b"PROGRAM") in memory.blobs
+
+
+async def test_what_is_remembered_wrongly_of_a_blob_that_the_store_lacks_is_read_again(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(monkeypatch)
+    cache = HashCache(tmp_path / "cache")
+    key = key_of((tree / "bin" / "x").stat())
+    cache.add(key, digests.of(b"no such blob"), time.time_ns())
+    memory = MemoryStore()
+    await push(tree, NAME, BlobsFirst(memory), base=BASE, hash_cache=cache)
+    assert set(memory.blobs) == {digests.of(b"program"), digests.EMPTY}
+    assert cache.get(key) == digests.of(b"program")
+
+
+async def test_a_file_too_large_to_be_held_is_streamed(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, no_leaks: None
+) -> None:
+    monkeypatch.setattr(send_module, "HELD", 3)
+
+    class Streams(MemoryStore):
+        async def put_many(self, sources: Sequence[BlobSource]) -> None:
+            assert {one.size: one.held for one in sources} == {7: None, 0: b""}
+            await super().put_many(sources)
+
+    store = Streams()
+    await push(tree, NAME, store, base=BASE)
+    assert set(store.blobs.values()) == {b"program", b""}
+
+
+async def test_a_large_file_that_changes_before_its_upload(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send_module, "HELD", 3)
+    store = Meddles(tree / "bin" / "same")
+    with pytest.raises(TreeChanged, match="bin/same: changed while it was pushed"):
+        await push(tree, NAME, store, base=BASE)
+    assert store.published == {}
+
+
+async def test_files_of_equal_content_in_two_batches_are_sent_once(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send_module, "BATCH_FILES", 1)
+    store = Counts(MemoryStore())
+    report = await push(tree, NAME, store, base=BASE)
+    assert store.puts[digests.of(b"program")] == 1
+    assert report.uploaded_blobs == 2
 
 
 def test_hashes_survive_the_process(tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+"""Reading the files of a tree, and sending a store the blobs that it lacks, in one pass.
+
+Serves ``push``. A file that is not remembered is read once: hashed in memory, asked for, and
+written by the store from the same bytes. Owns the batches and what is known of digests; must
+not publish anything.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple, Protocol
+
+import trio
+
+from aysfs import digest as digests
+from aysfs.digest import Digest
+from aysfs.errors import Corrupt
+from aysfs.publish.hash_cache import HashCache
+from aysfs.publish.walk import FileKey, Found, TreeChanged, key_of, unreadable
+from aysfs.store.protocol import BlobSource, Store
+
+Batch = list[Found]
+
+# A batch is read, asked for and written before the next: large enough that three calls cost
+# nothing beside it, small enough that progress moves. One is in memory at a time. Two at once
+# are slower where the store is a disk: every call of the kernel lets the interpreter's lock
+# go, and two threads that do little else hand it to and fro (51,042 blobs: 8.6 s of CPU
+# against 5.2 s). A store that is far away sends the blobs of one batch side by side itself.
+BATCH_FILES = 256
+BATCH_BYTES = 8 << 20
+
+# A larger file is not held: it is read to be hashed, and once more by the store if need be.
+HELD = 1 << 20
+CHUNK = 1 << 20
+
+# Replaced by a symlink or a fifo since the walk: fail, never follow and never wait.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Progress(Protocol):
+    """Told how many bytes of those that must be read are done. Called from the event loop."""
+
+    def __call__(self, done: int, total: int, /) -> None: ...
+
+
+class _Read(NamedTuple):
+    """A file that was read: what it held, and a store's way to the same bytes."""
+
+    file: Found
+    source: BlobSource
+
+
+class Sender:
+    """Sends the regular files of one tree. Afterwards ``digests`` has one for each of them."""
+
+    def __init__(self, store: Store, hash_cache: HashCache | None, progress: Progress) -> None:
+        self.digests: dict[FileKey, Digest] = {}
+        self.uploaded_blobs = 0
+        self.uploaded_bytes = 0
+        self._store = store
+        self._hash_cache = hash_cache
+        self._progress = progress
+        self._asked: set[Digest] = set()  # the store has them, or a batch sees to it
+
+    async def send(self, files: Sequence[Found]) -> None:
+        """Let the store have every blob of these files. Each inode is read once at most."""
+        await self._recall(files)
+        unread = {one.key: one for one in files if one.key not in self.digests}
+        await self._each_batch(list(unread.values()))
+
+    async def _recall(self, files: Sequence[Found]) -> None:
+        """Know what the cache remembers, except where the store lacks it: that is read again.
+
+        So a cache that is wrong about a file costs a list nothing that the store does not have.
+        """
+        if self._hash_cache is None:
+            return
+        remembered = self._hash_cache.get
+        known = {one.key: digest for one in files if (digest := remembered(one.key)) is not None}
+        if not known:
+            return
+        sizes = {digest: key[2] for key, digest in known.items()}
+        lacking = await self._store.missing(sizes)
+        self._asked = sizes.keys() - lacking
+        if lacking:
+            known = {key: digest for key, digest in known.items() if digest not in lacking}
+        self.digests = known
+
+    async def _each_batch(self, files: Sequence[Found]) -> None:
+        total = sum(one.entry.size for one in files)
+        done = 0
+        self._progress(done, total)
+        for batch in _batches(files):
+            await self._send_batch(batch)
+            done += sum(one.entry.size for one in batch)
+            self._progress(done, total)
+
+    async def _send_batch(self, batch: Batch) -> None:
+        started = time.time_ns()
+        read = await trio.to_thread.run_sync(_read_files, batch, abandon_on_cancel=True)
+        fresh = self._take(read, started)
+        if not fresh:
+            return
+        lacking = await self._store.missing({d: one.source.size for d, one in fresh.items()})
+        upload = [one for digest, one in fresh.items() if digest in lacking]
+        if upload:
+            await self._upload(upload)
+
+    def _take(self, read: Sequence[_Read], started: int) -> dict[Digest, _Read]:
+        """Remember the digests; those that nobody has asked the store for yet."""
+        fresh: dict[Digest, _Read] = {}
+        for one in read:
+            key, digest = one.file.key, one.source.digest
+            self.digests[key] = digest
+            if self._hash_cache is not None:
+                self._hash_cache.add(key, digest, started)
+            if digest not in self._asked:
+                self._asked.add(digest)
+                fresh[digest] = one
+        return fresh
+
+    async def _upload(self, upload: Sequence[_Read]) -> None:
+        files = [one.file for one in upload]
+        try:
+            await self._store.put_many([one.source for one in upload])
+        except Corrupt:
+            await trio.to_thread.run_sync(_check_unchanged, files)
+            raise
+        await trio.to_thread.run_sync(_check_unchanged, files)
+        self.uploaded_blobs += len(upload)
+        self.uploaded_bytes += sum(one.source.size for one in upload)
+
+
+def _batches(files: Iterable[Found]) -> Iterator[Batch]:
+    batch: Batch = []
+    size = 0
+    for one in files:
+        if batch and (len(batch) >= BATCH_FILES or size + one.entry.size > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(one)
+        size += one.entry.size
+    if batch:
+        yield batch
+
+
+# --- in worker threads -------------------------------------------------------------------
+
+
+def _read_files(batch: Batch) -> list[_Read]:
+    return [_Read(one, _read_file(one)) for one in batch]
+
+
+def _read_file(one: Found) -> BlobSource:
+    """The file's bytes, hashed; only a way to them when there are many."""
+    size = one.entry.size
+    try:
+        fd = os.open(one.file, _READ)
+        try:
+            if size <= HELD:
+                data = os.read(fd, size)
+                source = BlobSource.of(digests.of(data), data)
+            else:
+                opener = functools.partial(_open, one.file)
+                source = BlobSource(_digest_of(fd), size, opener)
+            changed = key_of(os.fstat(fd)) != one.key or source.size != size
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise unreadable(one.file, error) from error
+    if changed:
+        raise TreeChanged(one.file, "changed while the tree was read")
+    return source
+
+
+def _digest_of(fd: int) -> Digest:
+    buffer = memoryview(bytearray(CHUNK))
+    hasher = digests.hasher()
+    while count := os.readv(fd, [buffer]):
+        hasher.update(buffer[:count])
+    return Digest(hasher.digest())
+
+
+def _open(file: bytes) -> BinaryIO:
+    try:
+        return os.fdopen(os.open(file, _READ), "rb", buffering=0)
+    except OSError as error:
+        raise unreadable(file, error) from error
+
+
+def _check_unchanged(files: Iterable[Found]) -> None:
+    """TreeChanged when one of them is not what it was read as."""
+    for one in files:
+        try:
+            same = key_of(os.lstat(one.file)) == one.key
+        except OSError as error:
+            raise unreadable(one.file, error) from error
+        if not same:
+            raise TreeChanged(one.file, "changed while it was pushed")

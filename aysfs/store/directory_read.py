@@ -1,0 +1,183 @@
+"""The reading half of the directory store: what lies below the root, in either layout.
+
+Serves ``DirectoryStore``; runs in the thread of whoever calls. Owns its buffers and changes
+nothing on the disk. Tells "not there" from trouble, and judges sizes but never content: that
+is the receiver's work.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from aysfs.digest import Digest
+from aysfs.errors import BlobMissing, Corrupt, ListMissing, StoreTrouble
+from aysfs.names import ServiceName
+from aysfs.store import layout
+from aysfs.store.blame import blaming, trouble
+from aysfs.store.protocol import OpenList, Sink
+
+CHUNK = 1 << 20
+NO_ROOT = "is the disk of the store mounted?"
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not hold a thread for ever
+
+
+class Reader:
+    """Blobs and lists below ``root/namespace``, as they are found there."""
+
+    def __init__(self, root: str, namespace: str) -> None:
+        self._root = root
+        self._namespace = namespace
+        self._buffers: list[memoryview] = []
+
+    def read_small(self, digest: Digest, size: int) -> bytes:
+        """All of a blob in one read: for the event loop, and so only for a local disk."""
+        fd, path = self._open_blob(digest, size)
+        try:
+            with blaming(path):
+                return os.read(fd, size + 1)
+        finally:
+            os.close(fd)
+
+    def read(self, digest: Digest, size: int, sink: Sink) -> None:
+        """A blob of any size, piece by piece."""
+        fd, path = self._open_blob(digest, size)
+        try:
+            with self._buffer() as buffer:
+                for piece in _pieces(fd, path, buffer):
+                    sink.write(piece)
+        finally:
+            os.close(fd)
+
+    def missing(self, wanted: Mapping[Digest, int]) -> set[Digest]:
+        """Those that neither layout holds with their size."""
+        absent = self._not_held(layout.blob, wanted, wanted)
+        if absent and os.path.isdir(self._path(f"{self._namespace}/files")):
+            absent = self._not_held(layout.old_blob, absent, wanted)
+        return absent
+
+    def check_root(self) -> None:
+        """StoreTrouble unless the root is there."""
+        if not os.path.isdir(self._root):
+            raise StoreTrouble(f"{self._root}: no such directory", hint=NO_ROOT)
+
+    def open_list(self, name: ServiceName) -> OpenList:
+        """The current list, open at its beginning."""
+        path = self._path(layout.list_path(self._namespace, name))
+        try:
+            file = open(path, "rb")  # noqa: SIM115 - the receiver closes it
+        except FileNotFoundError:
+            self._check_present()
+            raise ListMissing(f"{self._root} has no list {name}") from None
+        except OSError as error:
+            raise trouble(path, error) from error
+        return OpenList(file, os.fstat(file.fileno()).st_mtime_ns, path)
+
+    def lists(self) -> list[ServiceName]:
+        """All lists, sorted; foreign files among them are passed over."""
+        path = self._path(layout.list_directory(self._namespace))
+        try:
+            found = os.listdir(path)
+        except FileNotFoundError:
+            self._check_present()
+            return []
+        except OSError as error:
+            raise trouble(path, error) from error
+        return sorted(filter(None, map(layout.parse_list_file, found)), key=str)
+
+    def close(self) -> None:
+        """Let go of the buffers."""
+        self._buffers.clear()
+
+    def _path(self, relative: str) -> str:
+        return f"{self._root}/{relative}"
+
+    def _open_blob(self, digest: Digest, size: int) -> tuple[int, str]:
+        """The blob where a layout has it with this size; Corrupt when only with another."""
+        other: Corrupt | None = None
+        for relative in (
+            layout.blob(self._namespace, digest),
+            layout.old_blob(self._namespace, digest),
+        ):
+            path = self._path(relative)
+            try:
+                return _open_sized(path, size), path
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise trouble(path, error) from error
+            except Corrupt as error:
+                other = other or error
+        if other is not None:
+            raise other
+        self._check_present()
+        raise BlobMissing(f"{self._root} has no blob {digest.hex()}")
+
+    def _check_present(self) -> None:
+        """StoreTrouble unless the namespace is there: only then "no such file" means missing."""
+        path = self._path(self._namespace)
+        try:
+            if stat.S_ISDIR(os.stat(path).st_mode):
+                return
+        except OSError as error:
+            raise trouble(path, error) from error
+        raise StoreTrouble(f"{path}: not a directory")
+
+    @contextlib.contextmanager
+    def _buffer(self) -> Iterator[memoryview]:
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = memoryview(bytearray(CHUNK))
+        try:
+            yield buffer
+        finally:
+            self._buffers.append(buffer)
+
+    def _not_held(
+        self,
+        place: Callable[[str, Digest], str],
+        asked: Iterable[Digest],
+        sizes: Mapping[Digest, int],
+    ) -> set[Digest]:
+        return {
+            digest
+            for digest in asked
+            if not holds(self._path(place(self._namespace, digest)), sizes[digest])
+        }
+
+
+def holds(path: str, size: int) -> bool:
+    """Whether there is a file of this size: one cut off by a power loss does not count."""
+    try:
+        return os.stat(path).st_size == size
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise trouble(path, error) from error
+
+
+def _open_sized(path: str, size: int) -> int:
+    """A descriptor of a regular file of this size."""
+    fd = os.open(path, _READ)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreTrouble(f"{path}: not a regular file")
+        if found.st_size != size:
+            raise Corrupt(f"{path}: {found.st_size} bytes where {size} were expected")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _pieces(fd: int, path: str, buffer: memoryview) -> Iterator[memoryview]:
+    """The bytes of a file, each piece in the same memory."""
+    while True:
+        with blaming(path):
+            count = os.readv(fd, [buffer])
+        if not count:
+            return
+        yield buffer[:count]
