@@ -97,11 +97,17 @@ class Usage:
 
     def freed(self, size: int) -> None:
         """An object's blocks are free again."""
+        if self._settling:  # it may be one of these, and the shared count not know it yet
+            with self._mine:
+                self._write(self._free)
         with self._locked():
             self._objects.value = max(0, self._objects.value - on_disk(size))
 
     def recount(self, scan: Callable[[], int]) -> None:
-        """Replace the count by what ``scan`` finds, and count what was added meanwhile."""
+        """Replace the count by what ``scan`` finds, and count what was added meanwhile.
+
+        Errs upwards: what lands during the scan may count twice, until the next recount.
+        """
         with self._mine:
             self._write(self._free)
         before = self._objects.value

@@ -37,6 +37,15 @@ def test_the_oldest_goes_first(tmp_path: Path) -> None:
     cache.close()
 
 
+def test_a_blob_removed_as_soon_as_it_came_is_not_counted(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(size=1 << 20, keep_free=0))
+    insert(cache, b"x" * PAGE)
+    for stored in list(cache.scan()):
+        cache.remove(stored)
+    assert cache.usage.used == 0
+    cache.close()
+
+
 def test_nothing_is_evicted_when_there_is_room(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
     fill(cache, 3)
