@@ -255,3 +255,17 @@ async def test_a_thread_that_outlives_its_cache_touches_no_descriptor_of_others(
     for other in others:
         assert os.pread(other, 100, 0) == b"precious" * 2
         os.close(other)
+
+
+def test_an_entry_put_right_meanwhile_is_not_quarantined(tmp_path: Path) -> None:
+    """Two hash one corrupt entry, and the second to finish finds the other's good one there."""
+    case = next(case for case in CASES if case.name == "small-corrupt")
+    cache = case.cache(tmp_path / "cache")
+    with held_back(cache.path(case.digest)) as somebody_waits:
+        slow = threading.Thread(target=cache.revalidate, args=(case.digest, len(case.data)))
+        slow.start()
+        somebody_waits()
+        insert(cache, case.data)
+    slow.join()
+    assert cache.has(case.digest, len(case.data))
+    cache.close()
