@@ -111,6 +111,9 @@ def assert_nothing_left(cache: Cache, before: Traces) -> None:
     assert after.descriptors == before.descriptors
 
 
+ROOMY = Limits(size=1 << 30, keep_free=0)
+
+
 @dataclass(frozen=True)
 class BlobCase:
     """A blob, and the state of the cache that somebody who opens it meets."""
@@ -118,7 +121,7 @@ class BlobCase:
     name: str
     data: bytes
     prepare: Callable[[Cache, bytes], None]
-    limits: Limits = Limits(size=1 << 30, keep_free=0)
+    limits: Limits = ROOMY
 
     def cache(self, root: Path) -> Cache:
         """A cache in this state."""
