@@ -41,22 +41,31 @@ class Cut(trio.abc.Instrument):
         self.made = False
         self.number = number
         self._steps = 0
-        self._scope = trio.CancelScope()
+        self._cancel: Callable[[], None] = _nothing
 
-    async def during(self, operation: Callable[[], Awaitable[object]]) -> None:
-        """Run the operation, cut short in time."""
+    async def during(
+        self,
+        operation: Callable[[], Awaitable[object]],
+        cancel: Callable[[], None] | None = None,
+    ) -> None:
+        """Run the operation, cut short in time: it as a whole, or what ``cancel`` cancels."""
         trio.lowlevel.add_instrument(self)
         try:
-            with self._scope:
+            with trio.CancelScope() as scope:
+                self._cancel = cancel or scope.cancel
                 await operation()
         finally:
             trio.lowlevel.remove_instrument(self)
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         if self._steps == self.number:
-            self._scope.cancel()
+            self._cancel()
             self.made = True
         self._steps += 1
+
+
+def _nothing() -> None:
+    """Before anything runs."""
 
 
 async def at_every_await(attempt: Callable[[Cut], Awaitable[None]]) -> int:

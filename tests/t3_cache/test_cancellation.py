@@ -1,5 +1,6 @@
 """Cancelled at any await, a fetch leaves nothing behind, and the next one succeeds."""
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
 from aysfs.cache.bulk import Wanted, fetch_all
 from aysfs.cache.fetch import Fetcher, open_fetcher
-from aysfs.errors import BlobMissing
+from aysfs.errors import BlobMissing, Stalled
 from aysfs.limits import Limits
 from aysfs.store.directory import INLINE, DirectoryStore
 from aysfs.store.layout import DEFAULT_NAMESPACE, blob
@@ -70,6 +71,36 @@ async def test_a_reader_cut_anywhere_leaves_and_its_flight_lands(
             assert fetcher.counters.failures == 0
         await threads_ended()
         assert_nothing_left(cache, before)
+        cache.close()
+
+    assert await at_every_await(attempt) >= shortest(case)
+
+
+@each_case
+async def test_a_flight_stalled_anywhere_leaves_nothing(
+    tmp_path: Path, case: BlobCase, expected_output: ExpectOutput
+) -> None:
+    """As when the deadline of a flight passes: its readers hear of it, nobody is cancelled."""
+    expected_output(r"^WARNING +aysfs\.cache\.fetch:.*no progress.*$")
+
+    async def attempt(cut: Cut) -> None:
+        cache, store = case.cache(tmp_path / str(cut.number)), case.store()
+        before = Traces.of(cache)
+        async with open_fetcher(cache, store) as fetcher:
+
+            def deadline_passes() -> None:
+                for flight in fetcher._flights.values():
+                    flight.scope.cancel()
+
+            async def stalled() -> None:
+                with contextlib.suppress(Stalled):
+                    assert await read(fetcher, case) == case.data
+
+            await cut.during(stalled, deadline_passes)
+            await landed(fetcher)
+            await threads_ended()
+            assert_nothing_left(cache, before)
+            assert await read(fetcher, case) == case.data
         cache.close()
 
     assert await at_every_await(attempt) >= shortest(case)
