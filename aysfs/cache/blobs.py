@@ -243,6 +243,8 @@ class Insertion:
                 os.close(reader)
                 self._cache.usage.freed(self._size)
                 self._close()
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._tmp)
                 raise _translated(error, self._cache.root) from error
             self._close()
             return reader
