@@ -28,12 +28,18 @@ class ListInfo(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A tree and how it came to be. ``outside`` counts entries outside their base."""
+    """A tree and how it came to be.
+
+    ``outside`` counts entries outside their base, ``named`` those that a line of a list names,
+    ``implied`` directories below the root that none does.
+    """
 
     tree: Tree
     lists: tuple[ListInfo, ...]
     clashes: tuple[Clash, ...]
     outside: int
+    named: int
+    implied: int
 
 
 async def load_tree(
@@ -99,7 +105,8 @@ def _build_from(opened: list[OpenList], base: bytes | None, mount_point: bytes |
             reader = FlistReader(one.file, source=one.source, mtime_ns=one.mtime_ns)
             builder.add(reader, list_base, one.mtime_ns)
     tree = builder.build()
-    return Loaded(tree, tuple(lists), tuple(builder.clashes), builder.outside)
+    clashes, outside = tuple(builder.clashes), builder.outside
+    return Loaded(tree, tuple(lists), clashes, outside, builder.named, builder.implied)
 
 
 @contextmanager

@@ -66,6 +66,8 @@ class TreeBuilder:
         self.clashes: list[Clash] = []
         self.outside = 0
         """Entries left out because they lie outside their list's base."""
+        self.named = self.implied = 0
+        """Entries that a line names, and directories below the root that none does; once built."""
         self._sources: list[str] = []
         self._interned: dict[bytes, bytes] = {}
         self._directories: dict[bytes, int] = {b"": 0}
@@ -130,6 +132,8 @@ class TreeBuilder:
     def build(self) -> Tree:
         """The tree of everything added. BadList for what only the whole list shows."""
         order, first, count = self._sorted()
+        self.implied = sum(self._lines[old] == _IMPLIED for old in order[1:])
+        self.named = len(order) - self.implied - (self._lines[0] == _IMPLIED)
         position = array("I", bytes(4 * len(self._names)))
         for new, old in enumerate(order):
             position[old] = new
