@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import trio
@@ -27,12 +28,18 @@ class ListInfo(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A tree and how it came to be. ``outside`` counts entries outside their base."""
+    """A tree and how it came to be.
+
+    ``outside`` counts entries outside their base, ``named`` those that a line of a list names,
+    ``implied`` directories below the root that none does.
+    """
 
     tree: Tree
     lists: tuple[ListInfo, ...]
     clashes: tuple[Clash, ...]
     outside: int
+    named: int
+    implied: int
 
 
 async def load_tree(
@@ -47,35 +54,39 @@ async def load_tree(
     Raises ListMissing, StoreTrouble or BadList.
     """
     with ExitStack() as files:
-        opened = []
+        found: list[OpenList | Path] = []
         for ref in refs:
-            opened.append(await _open(store, ref))
-            files.callback(opened[-1].file.close)
-        owned = files.pop_all()
-    # A list that stops answering holds this thread and nobody else. The thread owns the
-    # files from here on: closing one under a read would wait for that read.
-    return await trio.to_thread.run_sync(
-        _build, opened, owned, base, mount_point, abandon_on_cancel=True
-    )
-
-
-async def _open(store: Store, ref: ListRef) -> OpenList:
-    if isinstance(ref, ServiceName):
-        return await store.open_list(ref)
-    try:
-        file = await trio.to_thread.run_sync(open, ref, "rb", abandon_on_cancel=True)
-    except FileNotFoundError as error:
-        raise ListMissing(f"no such list: {ref}") from error
-    except OSError as error:
-        raise BadList(str(ref), 0, f"cannot be read: {error.strerror}") from error
-    return OpenList(file, os.fstat(file.fileno()).st_mtime_ns, str(ref))
+            if isinstance(ref, ServiceName):
+                one = await store.open_list(ref)
+                files.callback(one.file.close)
+                found.append(one)
+            else:
+                found.append(ref)
+        # A list that stops answering holds this thread and nobody else. The thread takes the
+        # files over: closing one under a read would wait for that read. When we are cancelled
+        # before there is a thread, they are still ours.
+        return await trio.to_thread.run_sync(
+            _build, found, files, base, mount_point, abandon_on_cancel=True
+        )
 
 
 def _build(
-    opened: list[OpenList], files: ExitStack, base: bytes | None, mount_point: bytes | None
+    found: list[OpenList | Path], files: ExitStack, base: bytes | None, mount_point: bytes | None
 ) -> Loaded:
-    with files:
+    with files.pop_all() as owned:
+        opened = [_open(one, owned) if isinstance(one, Path) else one for one in found]
         return _build_from(opened, base, mount_point)
+
+
+def _open(path: Path, files: ExitStack) -> OpenList:
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - `files` closes it
+    except FileNotFoundError as error:
+        raise ListMissing(f"no such list: {path}") from error
+    except OSError as error:
+        raise BadList(str(path), 0, f"cannot be read: {error.strerror}") from error
+    files.callback(file.close)
+    return OpenList(file, os.fstat(file.fileno()).st_mtime_ns, str(path))
 
 
 def _build_from(opened: list[OpenList], base: bytes | None, mount_point: bytes | None) -> Loaded:
@@ -94,7 +105,8 @@ def _build_from(opened: list[OpenList], base: bytes | None, mount_point: bytes |
             reader = FlistReader(one.file, source=one.source, mtime_ns=one.mtime_ns)
             builder.add(reader, list_base, one.mtime_ns)
     tree = builder.build()
-    return Loaded(tree, tuple(lists), tuple(builder.clashes), builder.outside)
+    clashes, outside = tuple(builder.clashes), builder.outside
+    return Loaded(tree, tuple(lists), clashes, outside, builder.named, builder.implied)
 
 
 @contextmanager

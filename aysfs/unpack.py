@@ -22,12 +22,22 @@ Progress = Callable[[int, int], None]
 _WORKERS = 8
 
 
+NEEDS_ROOT = "this needs root"
+
+
+class Skipped(NamedTuple):
+    """Something that could not be set, or made, and why."""
+
+    what: str
+    why: str
+
+
 class UnpackReport(NamedTuple):
-    """What was written; ``skipped`` counts attributes and devices that need root, by reason."""
+    """What was written; ``skipped`` counts the entries that lack an attribute, or were not made."""
 
     entries: int
     size: int
-    skipped: dict[str, int]
+    skipped: dict[Skipped, int]
 
 
 class Unpacker:
@@ -39,7 +49,7 @@ class Unpacker:
         self._fetcher = fetcher
         self._progress = progress
         self._done = self._size = 0
-        self._skipped: dict[str, int] = {}
+        self._skipped: dict[Skipped, int] = {}
         self._error: AysfsError | None = None
         self._is_root = os.geteuid() == 0
 
@@ -108,7 +118,7 @@ class Unpacker:
         if stat.S_ISLNK(mode):
             os.symlink(tree.target(node), path)
         elif (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and not self._is_root:
-            self._skip("devices")
+            self._skip("devices", NEEDS_ROOT)
             return
         else:
             os.mknod(path, stat.S_IFMT(mode) | 0o600, os.makedev(*tree.rdev(node)))
@@ -124,12 +134,12 @@ class Unpacker:
         if self._is_root:
             os.chown(path, columns.uids[node], columns.gids[node], follow_symlinks=False)
         elif columns.uids[node] != os.geteuid() or columns.gids[node] != os.getegid():
-            self._skip("owners")
+            self._skip("owners", NEEDS_ROOT)
         for name, value in tree.xattrs(node).items():
             try:
                 os.setxattr(path, name, value, follow_symlinks=False)
-            except OSError:
-                self._skip(f"xattr {os.fsdecode(name)}")
+            except OSError as error:
+                self._skip(f"xattr {os.fsdecode(name)}", _why_not(error, name, mode))
         if not stat.S_ISLNK(mode):
             os.chmod(path, stat.S_IMODE(mode))
         mtime = columns.mtimes[node]
@@ -142,8 +152,9 @@ class Unpacker:
         self._done, self._size = self._done + 1, self._size + size
         self._progress(self._done, self._size)
 
-    def _skip(self, what: str) -> None:
-        self._skipped[what] = self._skipped.get(what, 0) + 1
+    def _skip(self, what: str, why: str) -> None:
+        skipped = Skipped(what, why)
+        self._skipped[skipped] = self._skipped.get(skipped, 0) + 1
 
 
 async def unpack(tree: Tree, target: Path, fetcher: Fetcher, progress: Progress) -> UnpackReport:
@@ -165,6 +176,22 @@ async def unpack(tree: Tree, target: Path, fetcher: Fetcher, progress: Progress)
 def _failed(where: str, error: OSError) -> AysfsError:
     kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else AysfsError
     return kind(f"{where}: {error.strerror or error}")
+
+
+def _why_not(error: OSError, name: bytes, mode: int) -> str:
+    """What an errno of setxattr says about this name on this kind of entry."""
+    of_a_user = name.startswith(b"user.")
+    if error.errno == errno.EOPNOTSUPP:
+        return "the file system here keeps no such attributes"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE):
+        return "the file system here has no room for it"
+    if error.errno == errno.EINVAL:
+        return "the kernel does not take its value"
+    if error.errno == errno.EPERM and not of_a_user and os.geteuid() != 0:
+        return NEEDS_ROOT
+    if error.errno == errno.EPERM and of_a_user and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return "only files and directories may have user.* attributes"
+    return (error.strerror or str(error)).lower()
 
 
 def _copy(source: int, path: bytes, size: int) -> None:

@@ -26,6 +26,8 @@ import pytest
 import trio
 import trio.testing
 
+pytest.register_assert_rewrite("tests.cancelling")
+
 ALLOWED_SKIPS: tuple[str, ...] = ()  # regular expressions, matched against the whole reason
 
 TEST_TIMEOUT = 60.0  # seconds an async test may take

@@ -114,7 +114,7 @@ class Cache:
                 return True
         finally:
             os.close(descriptor)
-        self._quarantine(path, digest, before.st_size)
+        self._quarantine(path, digest, before)
         return False
 
     def insertion(self, digest: Digest, size: int, *, reserved: bool = False) -> "Insertion":
@@ -204,15 +204,17 @@ class Cache:
             return
         self.usage.freed(stored.size)
 
-    def _quarantine(self, path: str, digest: Digest, size: int) -> None:
+    def _quarantine(self, path: str, digest: Digest, wrong: os.stat_result) -> None:
         """Put a wrong entry aside, the newest few for whoever wants to know what happened."""
         directory = self.root / "quarantine"
         directory.mkdir(mode=0o700, exist_ok=True)
         try:
+            if not os.path.samestat(os.stat(path), wrong):
+                return  # somebody fetched it again while we were hashing
             os.rename(path, directory / digest.hex())
         except FileNotFoundError:
             return
-        self.usage.freed(size)
+        self.usage.freed(wrong.st_size)
         self.report(f"corrupt entry {digest.hex()} in the cache: quarantined")
         kept = sorted(directory.iterdir(), key=lambda item: item.lstat().st_ctime_ns)
         for item in kept[:-_KEPT_IN_QUARANTINE]:

@@ -36,13 +36,21 @@ def make_room(cache: Cache, wanted: int) -> Evicted:
     """
     with _one_at_a_time(cache):
         done = Evicted()
-        if cache.usage.excess(wanted):
-            if not cache.usage.can_ever_fit(wanted):
-                raise NoSpace(f"{wanted} bytes can never fit into the cache or on its disk")
-            cache.recount()
-            done = _evict(cache, sorted(cache.scan()), wanted)
-        cache.usage.reserve(wanted)
-        return done
+        while True:
+            full, before = cache.usage.excess(wanted) > 0, done.blobs
+            if full:
+                if not cache.usage.can_ever_fit(wanted):
+                    raise NoSpace(f"{wanted} bytes can never fit into the cache or on its disk")
+                cache.recount()
+                done = _evict(cache, sorted(cache.scan()), wanted, done)
+            try:
+                cache.usage.reserve(wanted)
+            except NoSpace:
+                # A download that found room without asking us may have taken what we made.
+                if full and done.blobs == before:
+                    raise
+            else:
+                return done
 
 
 def shrink(cache: Cache, size: int) -> Evicted:
@@ -59,9 +67,9 @@ def shrink(cache: Cache, size: int) -> Evicted:
         return done
 
 
-def _evict(cache: Cache, found: list[Stored], wanted: int) -> Evicted:
-    goal = cache.usage.excess(wanted)
-    done, hot = Evicted(), []
+def _evict(cache: Cache, found: list[Stored], wanted: int, done: Evicted) -> Evicted:
+    goal = done.size + cache.usage.excess(wanted)
+    hot = []
     for stored in found:
         if done.size >= goal:
             return done

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from aysfs.errors import NoSpace
+from aysfs.errors import CacheUnusable, NoSpace
 from aysfs.limits import Limits
 
 _COUNT = struct.Struct("<q")
@@ -58,7 +58,9 @@ class Usage:
         self.limits = limits
         self._root = root
         self._share = min(_LARGEST_SHARE, limits.size // 64)
-        self._mine = threading.Lock()  # protects the three numbers below
+        self._here = threading.Lock()  # between threads, as the file lock between processes
+        self._closed = False
+        self._mine = threading.Lock()  # protects the three numbers below; taken before _here
         self._free = 0  # reserved, and not yet handed out
         self._pending = 0  # handed out to downloads under way
         self._settling = 0  # became objects, and still counted in our reservation
@@ -103,14 +105,17 @@ class Usage:
 
     def freed(self, size: int) -> None:
         """An object's blocks are free again."""
-        with self._mine:
-            if self._settling:  # it may be among them, and the shared count ends at zero
+        if self._settling:  # it may be one of these, and the shared count not know it yet
+            with self._mine:
                 self._write(self._free)
         with self._locked():
             self._objects.value = max(0, self._objects.value - on_disk(size))
 
     def recount(self, scan: Callable[[], int]) -> None:
-        """Replace the count by what ``scan`` finds, and count what was added meanwhile."""
+        """Replace the count by what ``scan`` finds, and count what was added meanwhile.
+
+        Errs upwards: what lands during the scan may count twice, until the next recount.
+        """
         with self._mine:
             self._write(self._free)
         before = self._objects.value
@@ -192,14 +197,20 @@ class Usage:
         return removed
 
     def close(self) -> None:
-        """Settle and leave: the directory goes first, so that nobody finds it unlocked."""
+        """Settle and leave: the directory goes first, so that nobody finds it unlocked.
+
+        A worker thread that was given up may still be about to count: it is refused from here
+        on, as the numbers of our descriptors may be other files' by then.
+        """
         with contextlib.suppress(NoSpace), self._mine:
             self._write(0)
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self._reserved.close()
-        self._objects.close()
-        os.close(self._alive)
-        os.close(self._lock)
+        with self._here:
+            self._closed = True
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self._reserved.close()
+            self._objects.close()
+            os.close(self._alive)
+            os.close(self._lock)
 
     def _all_reserved(self) -> int:
         total = 0
@@ -218,13 +229,14 @@ class Usage:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        # A lock of its own: threads of one process would share an flock on one descriptor.
-        descriptor = os.open(f"/proc/self/fd/{self._lock}", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        with self._here:
+            if self._closed:
+                raise CacheUnusable(f"the cache {self._root} was left")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
 
 
 def _is_alive(directory: Path) -> bool:

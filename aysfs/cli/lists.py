@@ -45,8 +45,9 @@ def check_command(settings: Settings, names: tuple[str, ...]) -> None:
     """Read every LIST whole; the first error ends it with file, line and reason."""
     for name in names:
         loaded = run_async(partial(load, settings, [name], "/"))
-        tree = loaded.tree
-        click.echo(f"{name}: {len(tree)} entries, {size_text(tree.total_size)}: good")
+        implied = f" and {loaded.implied} implied directories" if loaded.implied else ""
+        size = size_text(loaded.tree.total_size)
+        click.echo(f"{name}: {loaded.named} entries{implied}, {size}: good")
 
 
 @flist_command.command("convert")

@@ -12,7 +12,14 @@ from aysfs.errors import AysfsError, BadConfig, MountFailed
 from aysfs.mount import life
 from aysfs.mount.client import Answer, ask
 from aysfs.mount.options import MountOptions
-from aysfs.mount.runtime import Record, find_kernel_mount, folder_of, read_record, records
+from aysfs.mount.runtime import (
+    Record,
+    find_kernel_mount,
+    folder_of,
+    is_mounted,
+    read_record,
+    records,
+)
 
 # Options of mount(8) and fstab that are for others, or already so.
 _IGNORED = {
@@ -76,7 +83,7 @@ def mount_command(
         log_level=log_level,
     )
     record = read_record(folder_of(settings.runtime, point))
-    if record is not None and record.alive:
+    if record is not None and record.alive and is_mounted(point):
         raise MountFailed(
             f"{', '.join(record.services)} is mounted at {point} already",
             hint=f"`aysfs umount {point}` first, or `aysfs reload {point}`",

@@ -186,8 +186,8 @@ def unpack_command(settings: Settings, name: str, directory: Path, base: str | N
     tree = run_async(partial(load, settings, [name], base)).tree
     report = run_async(partial(_unpack, settings, tree, directory))
     click.echo(f"{report.entries} entries, {size_text(report.size)}")
-    for what, count in sorted(report.skipped.items()):
-        note(f"aysfs: {what} not set on {count} entries: this needs root")
+    for (what, why), count in sorted(report.skipped.items()):
+        note(f"aysfs: {what} not set on {count} entries: {why}")
 
 
 async def _unpack(settings: Settings, tree: Tree, directory: Path) -> UnpackReport:

@@ -15,6 +15,7 @@ from aysfs.errors import AysfsError, ExitCode, MountBusy, MountFailed
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import (
     FILE_SYSTEM,
+    PATIENCE,
     Record,
     find_kernel_mount,
     folder_of,
@@ -25,7 +26,6 @@ from aysfs.mount.runtime import (
     sweep,
 )
 
-_EXIT_PATIENCE = 15.0
 _LOG_TAIL = 5
 
 
@@ -96,7 +96,7 @@ def start(options: MountOptions) -> int:
             _abandon(daemon, options)
             raise
     if not line:
-        daemon.wait(_EXIT_PATIENCE)
+        daemon.wait(PATIENCE)
         raise MountFailed(
             f"the daemon ended with {daemon.returncode} before the mount was there:"
             f" {_last_lines(log)}",
@@ -104,7 +104,7 @@ def start(options: MountOptions) -> int:
         )
     answer = json.loads(line)
     if "failed" in answer:
-        daemon.wait(_EXIT_PATIENCE)
+        daemon.wait(PATIENCE)
         raise DaemonFailed(answer["failed"], answer["code"], answer["hint"])
     daemon.returncode = 0  # it outlives this command; Popen must not warn about that
     return daemon.pid
@@ -114,7 +114,7 @@ def _abandon(daemon: subprocess.Popen[bytes], options: MountOptions) -> None:
     """End a daemon that nobody waits for any more, and what it leaves when it has to be killed."""
     daemon.terminate()
     try:
-        daemon.wait(_EXIT_PATIENCE)
+        daemon.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         daemon.kill()
         daemon.wait()
@@ -159,7 +159,7 @@ def stop(runtime: Path, point: Path, *, lazy: bool = False) -> None:
 
 def _wait_for_exit(record: Record, *, lazy: bool) -> None:
     """Until the daemon let go of its folder; a dead one's folder is removed."""
-    deadline = time.monotonic() + (0.0 if lazy else _EXIT_PATIENCE)
+    deadline = time.monotonic() + (0.0 if lazy else PATIENCE)
     while is_served(record.folder):
         if time.monotonic() > deadline:
             if lazy:

@@ -11,16 +11,21 @@ never touches a mounted file system, which may be one that does not answer.
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from aysfs.errors import MountFailed
 
+log = logging.getLogger(__name__)
+
 FILE_SYSTEM = "fuse.aysfs"
+PATIENCE = 15.0  # seconds in which a daemon that was unmounted should have left
 
 _CAREFULLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LONGEST_RECORD = 1 << 20
@@ -67,6 +72,11 @@ def find_kernel_mount(point: str) -> KernelMount | None:
     """The topmost mount at a point, None when nothing is mounted there."""
     found = [mount for mount in kernel_mounts() if mount.point == point]
     return found[-1] if found else None
+
+
+def is_mounted(point: str) -> bool:
+    """Whether a tree of ours is mounted at a point, be it below another mount."""
+    return any(one.point == point and one.kind == FILE_SYSTEM for one in kernel_mounts())
 
 
 def folder_of(runtime: Path, point: str) -> Path:
@@ -120,13 +130,28 @@ def _read_file(path: Path) -> bytes:
 class Claim:
     """A daemon's hold on its folder, from before the mount until after the unmount."""
 
-    def __init__(self, runtime: Path, point: str) -> None:
-        """MountFailed when another daemon serves this mount point."""
+    def __init__(self, runtime: Path, point: str, patience: float = PATIENCE) -> None:
+        """MountFailed when another daemon serves this mount point.
+
+        Without a mount there, as after a plain umount(8), the other is leaving (or about to
+        mount): its end is waited for, at most ``patience`` seconds.
+        """
         self.folder = folder_of(runtime, point)
         _private_directory(runtime)
+        deadline = None
         lock = None
         while lock is None:
-            lock = _take_lock(self.folder, point)
+            try:
+                lock = _take_lock(self.folder, point)
+            except MountFailed:
+                if is_mounted(point):
+                    raise
+                if deadline is None:
+                    log.info("waiting for the daemon that served %s before to leave", point)
+                    deadline = time.monotonic() + patience
+                if time.monotonic() >= deadline:
+                    raise _still_there(self.folder, point) from None
+                time.sleep(0.01)
         self._lock = lock
 
     def publish(self, point: str, services: list[str], log: str) -> None:
@@ -183,6 +208,16 @@ def _take_lock(folder: Path, point: str) -> int | None:
         pass
     os.close(lock)
     return None
+
+
+def _still_there(folder: Path, point: str) -> MountFailed:
+    record = read_record(folder)
+    who = f"daemon {record.pid}" if record is not None else "daemon"
+    log = f"; its log is {record.log}" if record is not None else ""
+    return MountFailed(
+        f"{point} is not mounted, but the {who} that served it has not left",
+        hint=f"somebody may still use the tree that it served{log}",
+    )
 
 
 def _private_directory(path: Path) -> None:

@@ -8,6 +8,7 @@ path twice, a file that is also a directory, and a hard link to nothing are refu
 import stat
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 from aysfs.digest import SIZE, ZERO, Digest
@@ -29,7 +30,10 @@ class EntrySource(Protocol):
 
 
 class Clash(NamedTuple):
-    """A path that two lists name with different content; ``loser`` is not shown."""
+    """A path that two lists name with different content; ``loser`` is not shown.
+
+    A directory that both name is joined, and has what the winner says of mode, owner and ext.
+    """
 
     path: bytes
     winner: str
@@ -62,12 +66,18 @@ class TreeBuilder:
         self.clashes: list[Clash] = []
         self.outside = 0
         """Entries left out because they lie outside their list's base."""
+        self.named = self.implied = 0
+        """Entries that a line names, and directories below the root that none does; once built."""
         self._sources: list[str] = []
         self._interned: dict[bytes, bytes] = {}
         self._directories: dict[bytes, int] = {b"": 0}
         self._children: dict[int, list[int]] = {0: []}
         self._exts: dict[int, Ext] = {}
         self._hardlinks: dict[int, bytes] = {}  # node -> path of the first name, below the base
+        # What a list says about a directory that one before it made: (node, list) -> line, entry.
+        self._named: dict[tuple[int, int], tuple[int, Entry]] = {}
+        self._says: dict[int, int] = {}  # directory -> list it is as, when not its maker
+        self._hidden: list[int] = []  # directories that lost to another list's file
         self._names: list[bytes] = []
         self._digests = bytearray()
         self._parents = array("I")
@@ -122,6 +132,8 @@ class TreeBuilder:
     def build(self) -> Tree:
         """The tree of everything added. BadList for what only the whole list shows."""
         order, first, count = self._sorted()
+        self.implied = sum(self._lines[old] == _IMPLIED for old in order[1:])
+        self.named = len(order) - self.implied - (self._lines[0] == _IMPLIED)
         position = array("I", bytes(4 * len(self._names)))
         for new, old in enumerate(order):
             position[old] = new
@@ -203,23 +215,39 @@ class TreeBuilder:
             return
         if entry.kind != Kind.DIRECTORY:
             raise BadList(reader.source, reader.line, "the base of a list must be a directory")
-        if self._lines[node] == _IMPLIED:
-            self._lines[node], self._lists[node] = reader.line, number
-            self._modes[node] = stat.S_IFDIR | entry.mode
-            self._uids[node], self._gids[node] = entry.uid, entry.gid
-            self._mtimes[node] = entry.mtime_ns
-            if entry.ext:
-                self._exts[node] = entry.ext
-        elif self._lists[node] == number and not self._same_attributes(node, entry):
+        if self._lists[node] != number:
+            self._name_again(node, entry, reader, number)
+        elif self._lines[node] == _IMPLIED:
+            self._attribute(node, entry, reader.line)
+        elif self._attributes(node) != _attributes(entry) or self._mtimes[node] != entry.mtime_ns:
             raise BadList(reader.source, reader.line, f"the same path twice: {_show(entry.path)}")
 
-    def _same_attributes(self, node: int, entry: Entry) -> bool:
-        return (
-            self._modes[node] == stat.S_IFDIR | entry.mode
-            and (self._uids[node], self._gids[node]) == (entry.uid, entry.gid)
-            and self._mtimes[node] == entry.mtime_ns
-            and self._exts.get(node, ()) == entry.ext
-        )
+    def _name_again(self, node: int, entry: Entry, reader: EntrySource, number: int) -> None:
+        """A directory that an earlier list made. The first list that names it says how it is."""
+        before = self._named.setdefault((node, number), (reader.line, entry))[1]
+        if before is not entry:
+            if before != entry:
+                twice = f"the same path twice: {_show(entry.path)}"
+                raise BadList(reader.source, reader.line, twice)
+        elif self._lines[node] == _IMPLIED:
+            self._attribute(node, entry, reader.line)
+            self._says[node] = number
+        elif self._attributes(node) != _attributes(entry):
+            winner = self._sources[self._says.get(node, self._lists[node])]
+            self.clashes.append(Clash(self._path(node), winner, reader.source))
+
+    def _attribute(self, node: int, entry: Entry, line: int) -> None:
+        """Give a directory that was implied until now what its line says."""
+        self._lines[node] = line
+        self._modes[node] = stat.S_IFDIR | entry.mode
+        self._uids[node], self._gids[node] = entry.uid, entry.gid
+        self._mtimes[node] = entry.mtime_ns
+        if entry.ext:
+            self._exts[node] = entry.ext
+
+    def _attributes(self, node: int) -> tuple[object, ...]:
+        mode = stat.S_IMODE(self._modes[node])
+        return (mode, self._uids[node], self._gids[node], self._exts.get(node, ()))
 
     def _sorted(self) -> tuple[Sequence[int], "array[int]", "array[int]"]:
         """Old nodes in breadth-first order, and where each one's children begin and end."""
@@ -238,41 +266,74 @@ class TreeBuilder:
             else:
                 count.append(0)
             at += 1
+        self._check_hidden()
         self._kept = set(self._exts) if len(order) == len(names) else set(order)
         return order, first, count
 
     def _settle(self, kids: list[int]) -> list[int]:
         """Nodes of one directory, sorted by name, with every name once."""
         names = self._names
-        found = [names[node] for node in kids]
-        if len(set(found)) == len(kids):
+        if len({names[node] for node in kids}) == len(kids):
             return kids
-        settled: list[int] = []
-        for node in kids:
-            if settled and names[settled[-1]] == names[node]:
-                settled[-1] = self._winner(settled[-1], node)
-            else:
-                settled.append(node)
-        return settled
+        return [self._winner(group) for group in self._by_name(kids)]
 
-    def _winner(self, one: int, other: int) -> int:
-        """Which of two nodes of one path is shown: the one whose list was named first."""
-        winner, loser = sorted((one, other), key=lambda node: (self._lists[node], node))
-        same = self._content(winner) == self._content(loser)
-        if self._lists[winner] != self._lists[loser]:
-            if not same:
+    def _by_name(self, kids: list[int]) -> Iterator[list[int]]:
+        """Sorted nodes in groups of one path, each in the order of the lists."""
+        for _, group in groupby(kids, self._names.__getitem__):
+            yield sorted(group, key=lambda node: (self._lists[node], node))
+
+    def _winner(self, group: list[int]) -> int:
+        """Which of the nodes of one path is shown: the one whose list was named first."""
+        self._check(group)
+        winner = group[0]
+        for loser in group[1:]:
+            if stat.S_ISDIR(self._modes[loser]):
+                self._hidden.append(loser)
+            if self._content(winner) != self._content(loser):
                 names = (self._sources[self._lists[node]] for node in (winner, loser))
                 self.clashes.append(Clash(self._path(loser), *names))
-            return winner
-        if same:
-            return winner
-        line = max(self._lines[winner], self._lines[loser])
-        if stat.S_ISDIR(self._modes[winner]) or stat.S_ISDIR(self._modes[loser]):
-            reason = "a file that is also a directory"
-        else:
-            reason = "the same path twice with different content"
-        source = self._sources[self._lists[winner]]
-        raise BadList(source, line, f"{reason}: {_show(self._path(loser))}")
+        return winner
+
+    def _check(self, group: list[int]) -> None:
+        """BadList when a list contradicts itself in one path, whatever other lists say."""
+        directory = next((node for node in group if stat.S_ISDIR(self._modes[node])), None)
+        first: dict[int, int] = {}
+        for node in group:
+            if node == directory:
+                continue
+            number, line, reason = self._lists[node], None, "a file that is also a directory"
+            if directory is not None:
+                line = self._use(directory, number)
+            if line is None:
+                other = first.setdefault(number, node)
+                if self._content(other) == self._content(node):
+                    continue
+                line, reason = self._lines[other], "the same path twice with different content"
+            source, line = self._sources[number], max(line, self._lines[node])
+            raise BadList(source, line, f"{reason}: {_show(self._path(node))}")
+
+    def _use(self, directory: int, number: int) -> int | None:
+        """The line by which a list makes this path a directory, None when it does not."""
+        if (directory, number) in self._named:
+            return self._named[directory, number][0]
+        if self._lists[directory] == number:
+            return _IMPLIED if directory in self._says else self._lines[directory]
+        todo = [directory]
+        while todo:
+            node = todo.pop()
+            if self._lists[node] == number or (node, number) in self._named:
+                return _IMPLIED
+            todo.extend(self._children.get(node, ()))
+        return None
+
+    def _check_hidden(self) -> None:
+        """What is not shown may not be contradictory either."""
+        while self._hidden:
+            kids = self._children[self._hidden.pop()]
+            kids.sort(key=self._names.__getitem__)
+            for group in self._by_name(kids):
+                self._check(group)
+            self._hidden.extend(node for node in kids if node in self._children)
 
     def _content(self, node: int) -> tuple[object, ...]:
         digest = bytes(self._digests[node * SIZE : node * SIZE + SIZE])
@@ -319,6 +380,11 @@ class TreeBuilder:
 
     def _differ(self, one: int, other: int) -> bool:
         return self._content(one)[:3] != self._content(other)[:3]
+
+
+def _attributes(entry: Entry) -> tuple[object, ...]:
+    """What two lists may differ in about a directory; times are nobody's concern."""
+    return (entry.mode, entry.uid, entry.gid, entry.ext)
 
 
 def _implied(mtime_ns: int) -> Entry:

@@ -4,6 +4,8 @@ import io
 import stat
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aysfs import digest
 from aysfs.errors import BadList
@@ -296,6 +298,91 @@ def test_directories_of_two_lists_are_joined_with_the_first_lists_attributes() -
     )
     assert paths(tree) == [b"/", b"/d", b"/d/one", b"/d/two"]
     assert tree.entry(find(tree, b"/d")).mode == 0o711
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        directory("/d", mode="0755"),
+        directory("/d", uid=7),
+        directory("/d", ext="xattr.user.a=b"),
+    ],
+    ids=["mode", "owner", "xattr"],
+)
+def test_a_directory_that_two_lists_describe_differently_is_a_clash(second: str) -> None:
+    builder = TreeBuilder()
+    builder.add(reader(file("/d/implied")))
+    builder.add(reader(directory("/d"), source="b.flist"))
+    builder.add(reader(second, source="c.flist"))
+    tree = builder.build()
+    assert builder.clashes == [Clash(b"/d", "b.flist", "c.flist")]
+    assert tree.entry(find(tree, b"/d")).mode == 0o700
+
+
+def test_a_directory_of_two_lists_with_other_times_is_no_clash() -> None:
+    builder = TreeBuilder()
+    builder.add(reader(directory("/d")))
+    builder.add(reader(directory("/d").replace("2.0", "3.0"), source="b.flist"))
+    builder.build()
+    assert builder.clashes == []
+
+
+CONTRADICTION = [file("/x"), file("/x/y")]
+
+
+@pytest.mark.parametrize(
+    ("before", "lines", "after", "line"),
+    [
+        ([], CONTRADICTION, [directory("/x")], 2),
+        ([directory("/x")], CONTRADICTION, [], 2),
+        ([file("/x/other")], CONTRADICTION, [], 2),
+        ([file("/x")], CONTRADICTION, [], 2),
+        ([file("/x", "0")], [directory("/x"), file("/x/f"), file("/x/f", "2")], [], 4),
+        ([directory("/x/d")], [file("/x"), directory("/x/d")], [], 2),
+        ([directory("/x")], [directory("/x"), directory("/x", "0755")], [], 3),
+        ([directory("/x")], [file("/x", "1"), file("/x", "2")], [], 3),
+    ],
+    ids=[
+        "directory-after",
+        "directory-before",
+        "implied-before",
+        "both-hidden",
+        "below-a-hidden-directory",
+        "named-by-both",
+        "directory-twice",
+        "file-twice",
+    ],
+)
+def test_a_list_that_contradicts_itself_is_refused_whatever_others_say(
+    before: list[str], lines: list[str], after: list[str], line: int
+) -> None:
+    others = [reader(*before, source="before"), reader(*lines), reader(*after, source="after")]
+    with pytest.raises(BadList) as refused:
+        build(*others)
+    assert (refused.value.source, refused.value.line) == ("a.flist", line)
+
+
+SOME_PATHS = st.sampled_from(["/a", "/b", "/a/a", "/a/b", "/a/a/a", "/a/a/b", "/b/a"])
+SOME_LINES = st.builds(
+    lambda path, kind: (
+        directory(path, mode=f"070{kind}") if kind < 2 else file(path, content=str(kind))
+    ),
+    SOME_PATHS,
+    st.integers(0, 3),
+)
+
+
+def is_refused(*lists: list[str]) -> bool:
+    try:
+        build(*(reader(*lines) for lines in lists))
+    except BadList:
+        return True
+    return False
+
+
+@given(st.lists(st.lists(SOME_LINES, max_size=4), min_size=1, max_size=3))
+def test_lists_are_refused_together_when_one_is_refused_alone(lists: list[list[str]]) -> None:
+    assert is_refused(*lists) == any(is_refused(lines) for lines in lists)
 
 
 def test_what_a_loser_carried_is_gone() -> None:

@@ -226,3 +226,15 @@ def test_a_cache_is_nobody_elses_to_read(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", ROOMY)
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
     cache.close()
+
+
+def test_a_blob_that_cannot_be_placed_leaves_nothing(cache: Cache) -> None:
+    data = b"nowhere to go"
+    insertion = cache.insertion(digests.of(data), len(data))
+    insertion.write(data)
+    (cache.root / "objects" / digests.of(data).hex()[0]).touch()  # where a directory belongs
+    with pytest.raises(CacheUnusable):
+        insertion.commit()
+    insertion.abort()
+    assert set(os.listdir(cache.usage.directory)) == {"alive", "reserved"}
+    assert cache.usage.used == 0

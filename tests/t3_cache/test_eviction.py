@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from aysfs import digest as digests
-from aysfs.cache.blobs import Cache
+from aysfs.cache.blobs import Cache, Stored
 from aysfs.cache.eviction import make_room, shrink
 from aysfs.cache.recovery import flush, recover, scrub
 from aysfs.digest import Digest
@@ -34,6 +34,34 @@ def test_the_oldest_goes_first(tmp_path: Path) -> None:
     here = [cache.has(digest, PAGE) for digest in blobs]
     assert here == sorted(here)
     assert cache.usage.used == sum(here) * PAGE
+    cache.close()
+
+
+def test_a_blob_removed_as_soon_as_it_came_is_not_counted(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(size=1 << 20, keep_free=0))
+    insert(cache, b"x" * PAGE)
+    for stored in list(cache.scan()):
+        cache.remove(stored)
+    assert cache.usage.used == 0
+    cache.close()
+
+
+class Contended(Cache):
+    """The first objects to go are room for downloads that begin at that moment."""
+
+    taken = 0
+
+    def remove(self, stored: Stored) -> None:
+        super().remove(stored)
+        if self.taken < 5:
+            self.taken += 1
+            self.usage.reserve(PAGE)
+
+
+def test_room_that_another_takes_is_made_again(tmp_path: Path) -> None:
+    cache = Contended(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
+    fill(cache, 10)
+    assert make_room(cache, PAGE).blobs > cache.taken == 5
     cache.close()
 
 

@@ -27,7 +27,7 @@ from aysfs.store.faults import (
 )
 from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import Sink, Store
-from tests.conftest import ExpectOutput, open_descriptors
+from tests.conftest import ExpectOutput
 
 DATA = b"some content" * 1000
 
@@ -189,30 +189,6 @@ async def test_a_cancelled_reader_leaves_and_the_flight_goes_on(
         gate.set()
         await wait_all_tasks_blocked()
         assert fetcher.cache.has(digest, len(DATA))
-
-
-@pytest.mark.parametrize("after", range(12))
-async def test_cancelled_anywhere_nothing_is_left(tmp_path: Path, after: int) -> None:
-    """Stop the service at its ``after``-th await: no tmp file, reservation or descriptor."""
-    memory = MemoryStore()
-    digest = memory.add(b"x" * 300_000)
-    cache = Cache(tmp_path / "cache", Limits(keep_free=0))
-    before = open_descriptors()
-    with trio.CancelScope() as scope:
-        async with open_fetcher(cache, memory) as fetcher, trio.open_nursery() as nursery:
-
-            async def reader() -> None:
-                os.close(await fetcher.open(digest, 300_000))
-
-            nursery.start_soon(reader)
-            for _ in range(after):
-                await trio.lowlevel.checkpoint()
-            scope.cancel()
-    assert open_descriptors() == before
-    assert set(os.listdir(cache.usage.directory)) == {"alive", "reserved"}
-    cache.recount()
-    assert cache.usage.excess(1 << 20) == 0
-    cache.close()
 
 
 async def test_a_bug_in_a_store_fails_one_blob(

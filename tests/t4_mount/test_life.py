@@ -336,8 +336,8 @@ def test_who_looks_at_a_mount_does_not_keep_a_daemon_out(tmp_path: Path) -> None
     runtime = tmp_path / "run"
     first = Claim(runtime, "/mnt")
     folder = first.folder
-    with pytest.raises(MountFailed, match="mounted already"):
-        Claim(runtime, "/mnt")
+    with pytest.raises(MountFailed, match="has not left"):
+        Claim(runtime, "/mnt", patience=0)
     assert is_served(folder)
     first.drop()
     assert not folder.exists()
@@ -349,6 +349,36 @@ def test_who_looks_at_a_mount_does_not_keep_a_daemon_out(tmp_path: Path) -> None
             assert not is_served(folder)
             claim = pool.submit(Claim, runtime, "/mnt")
         claim.result(20).drop()
+
+
+def test_a_mount_waits_for_the_daemon_that_somebody_unmounted(site: Site, tree: Path) -> None:
+    """A plain umount(8) does not wait for the daemon; it may hold its claim for a while."""
+    site.push(tree)
+    before = site.mount()
+    os.kill(before, signal.SIGSTOP)  # it sees the unmount, and leaves, only when it goes on
+    try:
+        assert run("umount", "-i", "-c", site.point).returncode == 0
+        with ThreadPoolExecutor(1) as pool:
+            after = pool.submit(site.mount)
+            while "waiting for the daemon" not in site.logs():
+                assert not after.done(), after.result()
+                os.sched_yield()
+            os.kill(before, signal.SIGCONT)
+            assert after.result(30) != before
+    finally:
+        os.kill(before, signal.SIGCONT)
+    assert (site.point / "data").read_bytes() == (tree / "data").read_bytes()
+    assert os.waitpid(before, 0) == (before, 0)
+    site.umount()
+
+
+def test_a_mount_says_when_the_daemon_before_it_never_leaves(tmp_path: Path) -> None:
+    claim = Claim(tmp_path / "run", "/mnt")
+    claim.publish("/mnt", ["a"], "/the/log")
+    with pytest.raises(MountFailed, match=f"daemon {os.getpid()} that served it") as failed:
+        Claim(tmp_path / "run", "/mnt", patience=0)
+    assert "/the/log" in (failed.value.hint or "")
+    claim.drop()
 
 
 def test_the_folder_of_a_daemon_that_came_meanwhile_stays(tmp_path: Path) -> None:

@@ -317,6 +317,43 @@ def test_unpacking_raises_one_error_and_no_group(tmp_path: Path, small_disk: Pat
     trio.run(run)
 
 
+def write_list(root: Path, *lines: str) -> None:
+    """Publish a list that no push would write."""
+    path = root / "store" / "dedupe" / "md" / f"{NAME}.flist"
+    path.parent.mkdir(parents=True)
+    path.write_text("#flist 2\n" + "".join(f"{line}\n" for line in lines))
+
+
+NOTHING = f"{'0' * 32}|0|0|0"
+
+
+def test_an_xattr_that_cannot_be_set_is_reported_with_its_reason(tmp_path: Path) -> None:
+    write_list(
+        tmp_path,
+        f"/d|{NOTHING}|0755|4|1.000000000|1.000000000|",
+        f"/f|{NOTHING}|0644|6|1.000000000|1.000000000|xattr.user.note=x",
+        f"/l|{NOTHING}|0777|1|1.000000000|1.000000000|target=d&xattr.user.note=x",
+        f"/m|{NOTHING}|0755|4|1.000000000|1.000000000|xattr.security.capability=nonsense",
+    )
+    report, _ = unpack_it(tmp_path, tmp_path / "target")
+    assert report.skipped == {
+        ("xattr user.note", "only files and directories may have user.* attributes"): 2,
+        ("xattr security.capability", "the kernel does not take its value"): 1,
+    }
+
+
+def test_a_file_system_without_xattrs_is_named_as_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    write_list(tmp_path, f"/d|{NOTHING}|0755|4|1.000000000|1.000000000|xattr.user.note=x")
+    subprocess.run(["mount", "-t", "ramfs", "without", tmp_path / "place"], check=True)
+    try:
+        report, _ = unpack_it(tmp_path, tmp_path / "place" / "target")
+    finally:
+        subprocess.run(["umount", tmp_path / "place"], check=True)
+    reason = ("xattr user.note", "the file system here keeps no such attributes")
+    assert report.skipped == {reason: 1}
+
+
 AS_NOBODY = """
 import os, sys
 sys.path[:0] = sys.argv[3:]
@@ -327,7 +364,7 @@ os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 report, _ = unpack_it(Path(sys.argv[1]), Path(sys.argv[2]))
-print(sorted(report.skipped.items()))
+print(sorted((what, why, count) for (what, why), count in report.skipped.items()))
 """
 
 
@@ -349,6 +386,8 @@ def test_an_ordinary_user_gets_all_that_needs_no_root_and_is_told_the_rest(
         os.chown(path, 65534, 65534)
     (source / "roots").write_bytes(b"y")
     os.mknod(source / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    os.setxattr(source / "d" / "mine", "security.capability", CAPABILITY)
+    capability = "xattr security.capability"
     push_it(root, source)
     target = root / "target"
     done = subprocess.run(
@@ -357,9 +396,11 @@ def test_an_ordinary_user_gets_all_that_needs_no_root_and_is_told_the_rest(
         text=True,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("[('devices', 1), ('owners', 1)]\n", "")
+    reasons = [(what, "this needs root", 1) for what in ("devices", "owners", capability)]
+    assert (done.stdout, done.stderr) == (f"{reasons}\n", "")
     expected, found = look(source), look(target)
     del expected[b"/device"]
     roots = expected[b"/roots"]
     expected[b"/roots"] = roots._replace(uid=65534, gid=65534)
+    del expected[b"/d/mine"].xattrs["security.capability"]
     assert found == expected

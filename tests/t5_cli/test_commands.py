@@ -188,6 +188,20 @@ def test_cache_verify_finds_an_altered_blob_and_the_next_read_fetches_it_again(
 # --- flist -----------------------------------------------------------------------------------
 
 
+def test_flist_check_counts_what_a_list_names_and_implied_directories_apart(host: Host) -> None:
+    empty = "d41d8cd98f00b204e9800998ecf8427e|0"
+    (host.root / "a.flist").write_text(f"/opt/a/b/one|{empty}\n/opt/a/two|{empty}\n")
+    (host.root / "b.flist").write_text(
+        f"/|{'0' * 32}|0|0|0|0755|4|1|1|\n/one|{empty}\n/two|{empty}\n"
+    )
+    (host.root / "c.flist").write_text(f"/one|{empty}\n")
+    assert host.ok("flist", "check", "./a.flist", "./b.flist", "./c.flist").splitlines() == [
+        "./a.flist: 2 entries and 3 implied directories, 0 B: good",
+        "./b.flist: 3 entries, 0 B: good",
+        "./c.flist: 1 entries, 0 B: good",
+    ]
+
+
 def test_flist_check_reads_services_and_files(service: Host) -> None:
     (service.root / "a.flist").write_text(f"/opt/a|{'0' * 32}|5\n")
     lines = service.ok("flist", "check", "test", "a.flist", "./a.flist").splitlines()
