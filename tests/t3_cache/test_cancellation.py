@@ -15,7 +15,7 @@ from aysfs.cache.bulk import Wanted, fetch_all
 from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.errors import BlobMissing, Stalled
 from aysfs.limits import Limits
-from aysfs.store.directory import INLINE, DirectoryStore
+from aysfs.store.directory import AT_HAND, DirectoryStore
 from aysfs.store.layout import DEFAULT_NAMESPACE, blob
 from aysfs.store.memory import MemoryStore
 from tests.cancelling import (
@@ -208,8 +208,8 @@ async def test_a_blob_that_no_store_has_is_missing_after_any_cut(
     assert await at_every_await(attempt) > 2
 
 
-@pytest.mark.parametrize("size", [INLINE, 3 * INLINE], ids=["in-the-loop", "in-a-thread"])
-async def test_a_directory_store_cut_anywhere_writes_no_more(tmp_path: Path, size: int) -> None:
+async def test_a_directory_store_cut_anywhere_writes_no_more(tmp_path: Path) -> None:
+    size = 3 * AT_HAND
     data = os.urandom(size)
     digest = digests.of(data)
     path = tmp_path / "store" / blob(DEFAULT_NAMESPACE, digest)
@@ -235,7 +235,7 @@ async def test_a_directory_store_cut_anywhere_writes_no_more(tmp_path: Path, siz
     assert await at_every_await(attempt) >= 1
 
 
-@pytest.mark.parametrize("size", [INLINE, 3 * INLINE], ids=["in-the-loop", "in-a-thread"])
+@pytest.mark.parametrize("size", [AT_HAND, 3 * AT_HAND], ids=["at-hand", "in-a-thread"])
 async def test_a_service_over_a_directory_cut_anywhere_leaves_nothing(
     tmp_path: Path, size: int
 ) -> None:

@@ -48,7 +48,7 @@ async def test_other_tasks_get_turns_under_load(pipe: Pipe) -> None:
         for _ in range(100 * TURN):
             await arrivals.wait_readable(reader)
         nursery.cancel_scope.cancel()
-    assert turns >= 99
+    assert turns >= 95  # one in each of the 100, less those at either end
 
 
 async def test_every_request_finds_a_task_and_no_task_finds_none(pipe: Pipe) -> None:
