@@ -5,9 +5,12 @@ Every operation acts in the build container, says what it does in the log, and r
 BuildFailed. It does not know stores: what is uploaded goes to whoever made the object.
 """
 
+import io
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from posixpath import basename, dirname, join
 
 from aysfs.build.container import Container
@@ -78,6 +81,14 @@ class Service:
                 raise BuildFailed(f"`{_short(cmd)}` ended with {code}")
         return code
 
+    def output(self, cmd: str) -> str:
+        """What a shell command says on its standard output; BuildFailed when it ends badly."""
+        with self._log.step(f"execute {_short(cmd)}"):
+            code, said = self._container.output(["sh", "-c", cmd])
+            if code:
+                raise BuildFailed(f"`{_short(cmd)}` ended with {code}")
+        return said.decode(errors="replace")
+
     def installRecipe(self) -> Pairs:  # noqa: N802
         """Place what the recipe exports, once; source and destination of each item."""
         if self._placed is None:
@@ -100,21 +111,35 @@ class Service:
             self._is_updated = True
         self.execute(f"{_APT} install {shlex.join(names)}")
 
-    def copyLibs(self, binary: str, dest: str | None = None) -> list[str]:  # noqa: N802
-        """Copy the shared libraries that a binary needs, and those that they need, to ``dest``.
+    def copyFiles(self, source: str, dest: str) -> None:  # noqa: N802
+        """Copy a file or folder of the template into the container, as root's."""
+        path = self._template.folder / source
+        if ".." in Path(source).parts or Path(source).is_absolute() or not path.exists():
+            raise BuildFailed(f"the template {self._template.folder} has no `{source}`")
+        if not dest.startswith("/") or ".." in dest.split("/"):
+            raise BuildFailed(f"`{dest}` is no place to copy to: it must be absolute, without `..`")
+        with self._log.step(f"copy {source} of the template to {dest}"):
+            self._container.put(_packed(path, dest.strip("/")))
 
-        Default: ``lib`` beside the folder of the binary. The C library's own stay out: they
+    def copyLibs(  # noqa: N802
+        self, binary: str | Sequence[str], dest: str | None = None
+    ) -> list[str]:
+        """Copy the shared libraries that binaries need, and those that they need, to ``dest``.
+
+        Default: ``lib`` beside the folder of the first. The C library's own stay out: they
         must match the host that runs the service. Gives the paths of the copies.
         """
-        dest = dest or join(dirname(dirname(binary)), "lib")
-        with self._log.step(f"copy the libraries of {binary} to {dest}"):
-            wanted = [path for path in self._libraries(binary) if not _is_in(path, dest)]
+        binaries = [binary] if isinstance(binary, str) else list(binary)
+        dest = dest or join(dirname(dirname(binaries[0])), "lib")
+        with self._log.step(f"copy the libraries of {_short(' '.join(binaries))} to {dest}"):
+            found = dict.fromkeys(path for one in binaries for path in self._libraries(one))
+            wanted = [path for path in found if not _is_in(path, dest)]
             if not wanted:
                 return []
             words = ["cp", "-Lp", "--", *wanted, dest]
             command = f"mkdir -p {shlex.quote(dest)} && {shlex.join(words)}"
             if self._container.run(command, self._log.say):
-                raise BuildFailed(f"the libraries of {binary} cannot be copied to {dest}")
+                raise BuildFailed(f"the libraries cannot be copied to {dest}")
         return [join(dest, basename(path)) for path in wanted]
 
     def _libraries(self, binary: str) -> list[str]:
@@ -135,6 +160,20 @@ class Service:
             if match["path"]:
                 found.append(match["path"])
         return found
+
+
+def _packed(path: Path, name: str) -> bytes:
+    """A tar of a file or folder under another name, with modes and without owners."""
+
+    def plain(item: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        item.uid = item.gid = 0
+        item.uname = item.gname = ""
+        return None if basename(item.name) == "__pycache__" else item
+
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        tar.add(path, arcname=name, filter=plain)
+    return out.getvalue()
 
 
 def _is_in(path: str, folder: str) -> bool:

@@ -37,6 +37,9 @@ class Settings:
     cache: Path
     runtime: Path
     logs: Path
+    services: Path  # instances: build servers, keys, stores of builds
+    builds: Path  # checkouts of repositories, and a log of each build
+    templates: tuple[Path, ...] = ()  # searched after --templates and ./build
     namespace: str = "dedupe"
     default_domain: str = DEFAULT_DOMAIN
     cache_size: int = Limits().size
@@ -69,6 +72,9 @@ def load_settings(store: str | None = None, cache: str | None = None) -> Setting
         cache=_path(known, "cache"),
         runtime=_path(known, "runtime"),
         logs=_path(known, "logs"),
+        services=_path(known, "services"),
+        builds=_path(known, "builds"),
+        templates=_paths(known, "templates"),
         namespace=_text(known, "namespace"),
         default_domain=_domain(known, "default_domain"),
         cache_size=_size(known, "cache_size"),
@@ -99,6 +105,7 @@ def _defaults() -> Known:
     limits = Limits()
     values: dict[str, object] = {
         "namespace": "dedupe",
+        "templates": "",
         "default_domain": DEFAULT_DOMAIN,
         "cache_size": limits.size,
         "keep_free": limits.keep_free,
@@ -110,6 +117,8 @@ def _defaults() -> Known:
             "cache": "/var/cache/aysfs",
             "runtime": "/run/aysfs",
             "logs": "/var/log/aysfs",
+            "services": "/etc/aysfs/services",
+            "builds": "/var/lib/aysfs/builds",
         }
     else:
         runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -118,6 +127,8 @@ def _defaults() -> Known:
             "cache": str(platformdirs.user_cache_path("aysfs")),
             "runtime": f"{runtime}/aysfs" if runtime else f"/tmp/aysfs-{os.geteuid()}",
             "logs": str(platformdirs.user_state_path("aysfs") / "log"),
+            "services": str(platformdirs.user_config_path("aysfs") / "services"),
+            "builds": str(platformdirs.user_data_path("aysfs") / "builds"),
         }
     return {name: (value, "the default") for name, value in values.items()}
 
@@ -178,6 +189,30 @@ def _domain(known: Known, name: str) -> str:
 
 def _path(known: Known, name: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(_text(known, name))))
+
+
+def _paths(known: Known, name: str) -> tuple[Path, ...]:
+    """A list of folders, or a text with ``:`` between them."""
+    value, where = known[name]
+    parts = value.split(":") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise BadConfig(f"{where}: `{name}` must be a list of folders")
+    return tuple(Path(os.path.abspath(os.path.expanduser(part))) for part in parts if part)
+
+
+def source_date_epoch() -> int | None:
+    """``SOURCE_DATE_EPOCH`` (reproducible-builds.org): no time in a list is later than it."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise BadConfig(f"SOURCE_DATE_EPOCH must be a number of seconds, not {text!r}")
+    return int(text)
+
+
+def docker_address() -> str | None:
+    """Where this user's Docker is, as every Docker client reads it; None for the usual place."""
+    return os.environ.get("DOCKER_HOST") or None
 
 
 def _store_url(text: str) -> str:

@@ -14,6 +14,11 @@ from aysfs.cli.render import exit_code, show_error
 
 COMMANDS = {
     # name: (module, what it does)
+    "build": ("building", "Build services in containers and publish them."),
+    "verify": ("building", "Check a built service in a container."),
+    "log": ("building", "Show the log of a build."),
+    "template": ("recipes", "List, show and check what can be built."),
+    "service": ("instances", "Make and look at build servers, keys and stores."),
     "push": ("publishing", "Put a directory into a store as a service."),
     "mount": ("mounting", "Mount services as a read-only tree."),
     "umount": ("mounting", "Unmount a tree."),

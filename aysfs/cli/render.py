@@ -6,7 +6,9 @@ import sys
 
 import click
 
-from aysfs.errors import AysfsError, ExitCode
+from aysfs.errors import AysfsError, BuildFailed, ExitCode, VerifyFailed
+
+_SHOWN = 50  # findings of a verification
 
 
 def first_of(error: BaseException) -> BaseException:
@@ -38,6 +40,11 @@ def show_error(error: BaseException) -> None:
     elif isinstance(error, BrokenPipeError):  # `aysfs ls ... | head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     elif isinstance(error, AysfsError):
+        if isinstance(error, BuildFailed) and error.output:
+            click.echo(f"{error.output}\n", err=True)
+        if isinstance(error, VerifyFailed):
+            for finding in error.findings[:_SHOWN]:
+                click.echo(f"  {finding}", err=True)
         click.echo(f"aysfs: {error}", err=True)
         if error.hint:
             click.echo(f"  {error.hint}", err=True)

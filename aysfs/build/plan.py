@@ -1,0 +1,52 @@
+"""In which order services are built: what they depend on before them, each once.
+
+Serves builds. Pure but for reading templates.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from aysfs.build.recipe import dependencies
+from aysfs.build.template import Template, Templates
+from aysfs.errors import BadRecipe
+from aysfs.names import ServiceName
+
+
+class Planned(NamedTuple):
+    """A service to build, and those that must be there before."""
+
+    template: Template
+    needs: tuple[ServiceName, ...]
+
+
+def plan(templates: Templates, wanted: Iterable[str]) -> dict[ServiceName, Planned]:
+    """Everything to build for these services, each after what it needs.
+
+    Only ``dependencies`` with ``type:build`` count. BadRecipe for a circle.
+    """
+    found: dict[ServiceName, Planned] = {}
+    for name in wanted:
+        _visit(templates, templates.find(name), found, ())
+    return found
+
+
+def _visit(
+    templates: Templates,
+    template: Template,
+    found: dict[ServiceName, Planned],
+    above: tuple[ServiceName, ...],
+) -> None:
+    name = template.name
+    if name in above:
+        circle = " -> ".join(map(str, (*above[above.index(name) :], name)))
+        raise BadRecipe(f"the dependencies go in a circle: {circle}")
+    if name in found:
+        return
+    needs = []
+    for one in dependencies(template.hrd):
+        if one.type == "build":
+            other = f"{one.domain}__{one.name}" if one.domain else one.name
+            needed = templates.find(other)
+            _visit(templates, needed, found, (*above, name))
+            needs.append(needed.name)
+    found[name] = Planned(template, tuple(dict.fromkeys(needs)))

@@ -1,0 +1,251 @@
+"""Builds put together: templates, build servers, stores and verification, from the settings.
+
+Serves the commands and scripts (``aysfs.j``). The only place that knows both builds and mounts.
+"""
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+
+from aysfs.build.checkout import Checkouts
+from aysfs.build.container import Docker
+from aysfs.build.instances import Services
+from aysfs.build.kinds import NodeSsh
+from aysfs.build.log import BuildLog
+from aysfs.build.plan import Planned, plan
+from aysfs.build.record import Record, from_json, log_note, record_note
+from aysfs.build.run import Builder, Built, Options
+from aysfs.build.server import bring_image, local, open_server
+from aysfs.build.stor import client_store
+from aysfs.build.template import Template, Templates, shipped
+from aysfs.build.verify import Mount, Verified, verify
+from aysfs.cli.config import Settings, docker_address, source_date_epoch
+from aysfs.cli.session import run_async
+from aysfs.errors import BadName, BadRecipe, Missing, TemplateMissing
+from aysfs.load import load_tree
+from aysfs.mount import life
+from aysfs.mount.options import MountOptions
+from aysfs.names import ServiceName
+from aysfs.store.open import open_store
+from aysfs.store.protocol import Store
+from aysfs.tree import Tree
+
+HERE = Path("build")  # templates of the working directory
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What ``aysfs build`` was asked for. Without ``hosts`` this host's Docker builds."""
+
+    names: tuple[str, ...]
+    hosts: tuple[str, ...] = ()
+    stores: tuple[str, ...] = ()
+    templates: tuple[Path, ...] = ()
+    options: Options = field(default_factory=Options)
+    verify: bool = True
+    quiet: bool = False
+
+
+def templates_of(settings: Settings, more: Sequence[Path] = ()) -> Templates:
+    """The search path: those given, ./build, the configured ones, and those that we ship."""
+    roots = [*more, HERE, *settings.templates, shipped()]
+    return Templates(roots, default_domain=settings.default_domain)
+
+
+def build(settings: Settings, request: BuildRequest) -> list[Built]:
+    """Build, verify and publish; in the order of what depends on what."""
+    planned = plan(templates_of(settings, request.templates), request.names)
+    options = replace(request.options, epoch=source_date_epoch())
+    return run_async(partial(_build, settings, replace(request, options=options), planned))
+
+
+async def _build(
+    settings: Settings, request: BuildRequest, planned: Mapping[ServiceName, Planned]
+) -> list[Built]:
+    async with _stores(settings, request.stores) as stores, AsyncExitStack() as stack:
+        here = ExitStack()
+        stack.callback(here.close)
+        services = Services(settings.services)
+        servers = await trio.to_thread.run_sync(_servers, services, request.hosts, here)
+        prove = partial(_prove, settings, stores[0].url) if request.verify else None
+        builder = Builder(
+            [one.store for one in stores],
+            Checkouts(settings.builds / "git"),
+            settings.builds / "log",
+            request.options,
+            _quiet if request.quiet else _echo,
+            prove,
+        )
+        return await builder.build(planned, servers)
+
+
+def verify_published(settings: Settings, name: str, image: str | None) -> Verified:
+    """Check the published build of a service, in a container of the image that it was built in."""
+    ref = settings.ref(name)
+    if not isinstance(ref, ServiceName):
+        raise BadName(f"`{name}` is a file, not a service")
+    record = run_async(partial(_record, settings, ref))
+    if image is None and record is None:
+        raise BadRecipe(
+            f"no record says in which image `{ref}` was built", hint="name one: --image IMAGE"
+        )
+    spec = None
+    with contextlib.suppress(TemplateMissing):  # a service can be verified without its template
+        spec = templates_of(settings).find(ref).verify_spec
+    with ExitStack() as stack:
+        docker = stack.enter_context(local(docker_address()))
+        chosen = image or (record.image_name if record else "")
+        if docker.image_id(chosen) is None:
+            docker.pull(chosen, _echo)
+        log = stack.enter_context(BuildLog(settings.builds / "log" / f"{ref}.verify.log", _quiet))
+        mount = stack.enter_context(_mounted(settings, settings.store, str(ref), ref))
+        return verify(docker, chosen, mount, spec, log)
+
+
+def log_of(settings: Settings, name: str) -> bytes:
+    """The log of the last build on this host, else the one that the store keeps."""
+    ref = settings.ref(name)
+    if not isinstance(ref, ServiceName):
+        raise BadName(f"`{name}` is a file, not a service")
+    path = settings.builds / "log" / f"{ref}.log"
+    if path.is_file():
+        return path.read_bytes()
+    return run_async(partial(_note, settings, log_note(ref)))
+
+
+# --- stores ------------------------------------------------------------------------------
+
+
+class NamedStore(NamedTuple):
+    """A store, and the address that a mount opens it by."""
+
+    store: Store
+    url: str
+
+
+@asynccontextmanager
+async def _stores(settings: Settings, urls: Sequence[str]) -> AsyncIterator[list[NamedStore]]:
+    """The stores that a build fills: those given, else the configured one, and every client's."""
+    async with AsyncExitStack() as stack:
+        found: list[NamedStore] = []
+        for url in urls or [settings.store]:
+            store = open_store(url, namespace=settings.namespace, create=True)
+            stack.push_async_callback(store.aclose)
+            found.append(NamedStore(store, url))
+        if not urls:
+            services = Services(settings.services)
+            for client in services.list("ays_stor_client.ssh"):
+                store = client_store(services, client, namespace=settings.namespace)
+                stack.push_async_callback(store.aclose)
+                found.append(NamedStore(store, ""))
+        yield found
+
+
+async def _record(settings: Settings, name: ServiceName) -> Record | None:
+    try:
+        return from_json(await _note(settings, record_note(name)))
+    except Missing:
+        return None
+
+
+async def _note(settings: Settings, note: str) -> bytes:
+    store = open_store(settings.store, namespace=settings.namespace)
+    try:
+        return await store.read_note(note)
+    finally:
+        await store.aclose()
+
+
+# --- build servers -----------------------------------------------------------------------
+
+
+def _servers(services: Services, hosts: Sequence[str], stack: ExitStack) -> list[Docker]:
+    """The engines to build on, open until the stack closes."""
+    if not hosts:
+        return [stack.enter_context(local(docker_address()))]
+    found = []
+    for host in hosts:
+        instance = services.get(host)
+        node = instance.view()
+        if not isinstance(node, NodeSsh):
+            raise BadRecipe(
+                f"`{instance}` is no build server", hint="--host takes a `node.ssh` instance"
+            )
+        found.append(stack.enter_context(open_server(services, instance)))
+    return found
+
+
+# --- verification ------------------------------------------------------------------------
+
+
+def _prove(
+    settings: Settings,
+    store: str,
+    server: Docker,
+    image: str,
+    template: Template,
+    file: Path,
+    log: BuildLog,
+) -> None:
+    """Mount a list that is not published yet, and check it in a container on this host."""
+    with (
+        local(docker_address()) as docker,
+        _mounted(settings, store, str(file), template.name) as mount,
+    ):
+        bring_image(server, docker, image, log.say)
+        verified = verify(docker, image, mount, template.verify_spec, log)
+    log.note(f"{template.name}: verified {verified.entries} entries, {verified.files} files")
+
+
+@contextlib.contextmanager
+def _mounted(settings: Settings, store: str, ref: str, name: ServiceName) -> Iterator[Mount]:
+    """A list mounted in a place of its own, for containers of this host."""
+    with tempfile.TemporaryDirectory(prefix="aysfs-verify-") as folder:
+        point = Path(folder) / "mnt"
+        point.mkdir()
+        log = settings.logs / f"verify-{name}.log"
+        life.start(
+            MountOptions(
+                services=(ref,),
+                point=str(point),
+                store=store,
+                cache=str(settings.cache),
+                runtime=str(settings.runtime),
+                log=str(log),
+                namespace=settings.namespace,
+                allow_other=True,
+                deadline=settings.deadline,
+                cache_size=settings.cache_size,
+                keep_free=settings.keep_free,
+            )
+        )
+        try:
+            yield Mount(name, run_async(partial(_tree, settings, store, ref)), point)
+        finally:
+            life.stop(settings.runtime, point)
+
+
+async def _tree(settings: Settings, url: str, ref: str) -> Tree:
+    store = open_store(url, namespace=settings.namespace)
+    try:
+        return (await load_tree(store, [settings.ref(ref)])).tree
+    finally:
+        await store.aclose()
+
+
+def _echo(data: bytes) -> None:
+    """What a build says, to a person."""
+    sys.stderr.buffer.write(data)
+    sys.stderr.buffer.flush()
+
+
+def _quiet(_data: bytes) -> None:
+    """For what only the log needs."""
