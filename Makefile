@@ -17,9 +17,11 @@ setup:
 	@scripts/setup.sh
 
 demo: setup
+	@scripts/docker.sh
 	@$(BIN)/python demo/demo.py $(ARGS)
 
 test: setup
+	@scripts/docker.sh
 	@$(BIN)/python scripts/run_tests.py $(ARGS)
 
 lint: setup

@@ -96,6 +96,10 @@ class ListMissing(Missing):
     """A store definitely does not hold this list."""
 
 
+class NoteMissing(Missing):
+    """A store definitely does not hold this note."""
+
+
 class PathMissing(Missing):
     """A tree has no such path."""
 

@@ -271,6 +271,8 @@ class Container:
                 yield _Running(self, made["Id"], frames)
             finally:
                 frames.close()
+                # That shuts the socket down and leaves its descriptor to the garbage collector.
+                frames._response.close()
 
     def _trouble(self, what: str) -> contextlib.AbstractContextManager[None]:
         return self.engine._trouble(f"container {self.name}: {what}")

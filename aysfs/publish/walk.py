@@ -14,6 +14,7 @@ from aysfs.digest import ZERO
 from aysfs.errors import AysfsError
 from aysfs.flist.entry import Entry, Ext, Kind
 from aysfs.flist.percent import encode_path
+from aysfs.publish.links import FirstNames, is_kept, rdev
 
 KINDS = {
     stat.S_IFSOCK: Kind.SOCKET,
@@ -123,13 +124,7 @@ def _ext(file: bytes, kind: Kind, status: os.stat_result) -> Ext:
     if kind is Kind.SYMLINK:
         return ((b"target", os.readlink(file)),)
     if kind in (Kind.BLOCK, Kind.CHARACTER):
-        if status.st_rdev == 0:
-            raise AysfsError(
-                f"{os.fsdecode(file)}: a device 0:0 cannot be in a list",
-                hint="it is the whiteout of an overlay: push the merged tree, not its upper layer",
-            )
-        numbers = f"{os.major(status.st_rdev)},{os.minor(status.st_rdev)}"
-        return ((b"rdev", numbers.encode()),)
+        return rdev(file, os.major(status.st_rdev), os.minor(status.st_rdev))
     if kind in (Kind.REGULAR, Kind.DIRECTORY):
         return _xattrs(file)
     return ()
@@ -142,22 +137,15 @@ def _xattrs(file: bytes) -> Ext:
         if error.errno == errno.ENOTSUP:  # a file system without any
             return ()
         raise
-    names = sorted(
-        os.fsencode(name)
-        for name in present
-        if name.startswith("user.") or name == "security.capability"
-    )
+    names = sorted(filter(is_kept, map(os.fsencode, present)))
     return tuple(
         (b"xattr." + name, os.getxattr(file, name, follow_symlinks=False)) for name in names
     )
 
 
 def _with_hard_links(found: Iterable[Found]) -> Iterator[Found]:
-    first: dict[tuple[int, int], bytes] = {}
+    names = FirstNames()
     for one in found:
-        if one.links > 1 and one.entry.kind == Kind.REGULAR:
-            path = first.setdefault((one.key.dev, one.key.ino), one.entry.path)
-            if path != one.entry.path:
-                ext = tuple(sorted((*one.entry.ext, (b"hardlink", path))))
-                one = one._replace(entry=one.entry._replace(ext=ext))
+        if one.links > 1:
+            one = one._replace(entry=names.linked(one.entry, (one.key.dev, one.key.ino)))
         yield one

@@ -19,6 +19,7 @@ from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.directory_read import Reader
 from aysfs.store.directory_write import Writer
+from aysfs.store.gate import Gate
 from aysfs.store.local import is_local
 from aysfs.store.protocol import BlobSource, OpenList, Sink
 
@@ -56,7 +57,7 @@ class DirectoryStore:
         return self._root
 
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
-        gate = _Gate(sink)
+        gate = Gate(sink)
         try:
             await self._in_thread(lambda: self._reader.read(digest, size, gate))
         finally:
@@ -104,35 +105,21 @@ class DirectoryStore:
     async def lists(self) -> list[ServiceName]:
         return await self._in_thread(self._reader.lists)
 
+    async def read_note(self, name: str) -> bytes:
+        return await self._in_thread(lambda: self._reader.read_note(name))
+
+    async def write_note(self, name: str, data: bytes) -> None:
+        layout.check_note(name, data)
+        await self._in_thread(lambda: self._writer.write_note(name, data))
+
+    async def delete_note(self, name: str) -> None:
+        await self._in_thread(lambda: self._writer.delete_note(name))
+
+    async def notes(self) -> list[str]:
+        return await self._in_thread(self._reader.notes)
+
     async def aclose(self) -> None:
         self._reader.close()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
-
-
-class _AbandonedError(Exception):
-    """The caller has gone: ends the worker thread, and nobody sees it."""
-
-
-class _Gate:
-    """Passes a thread's writes on until the caller has gone, and after that not one more.
-
-    A cancelled caller closes its descriptors, whose numbers are soon another file's: a late
-    write would damage that one. ``close`` waits for the write under way, one chunk at most.
-    """
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def write(self, data: bytes | memoryview, /) -> None:
-        with self._lock:
-            if self._closed:
-                raise _AbandonedError
-            self._sink.write(data)
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True

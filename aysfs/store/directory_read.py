@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from aysfs.digest import Digest
-from aysfs.errors import BlobMissing, Corrupt, ListMissing, StoreTrouble
+from aysfs.errors import BlobMissing, Corrupt, ListMissing, NoteMissing, StoreTrouble
 from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.blame import blaming, trouble
@@ -76,19 +76,41 @@ class Reader:
 
     def lists(self) -> list[ServiceName]:
         """All lists, sorted; foreign files among them are passed over."""
+        return sorted(filter(None, map(layout.parse_list_file, self._beside_lists())), key=str)
+
+    def read_note(self, name: str) -> bytes:
+        """All of a note."""
+        path = self._path(layout.note_path(self._namespace, name))
+        try:
+            with open(path, "rb") as file:
+                data = file.read(layout.NOTE_LIMIT + 1)
+        except FileNotFoundError:
+            self._check_present()
+            raise NoteMissing(f"{self._root} has no note {name}") from None
+        except OSError as error:
+            raise trouble(path, error) from error
+        if len(data) > layout.NOTE_LIMIT:
+            raise StoreTrouble(f"{path}: larger than the {layout.NOTE_LIMIT} bytes of a note")
+        return data
+
+    def notes(self) -> list[str]:
+        """The names of all notes, sorted."""
+        return sorted(filter(layout.is_note, self._beside_lists()))
+
+    def close(self) -> None:
+        """Let go of the buffers."""
+        self._buffers.clear()
+
+    def _beside_lists(self) -> list[str]:
+        """The names in the directory of the lists."""
         path = self._path(layout.list_directory(self._namespace))
         try:
-            found = os.listdir(path)
+            return os.listdir(path)
         except FileNotFoundError:
             self._check_present()
             return []
         except OSError as error:
             raise trouble(path, error) from error
-        return sorted(filter(None, map(layout.parse_list_file, found)), key=str)
-
-    def close(self) -> None:
-        """Let go of the buffers."""
-        self._buffers.clear()
 
     def _path(self, relative: str) -> str:
         return f"{self._root}/{relative}"

@@ -80,6 +80,28 @@ class Writer:
         with blaming(path):
             _sync_directory(os.path.dirname(path))
 
+    def write_note(self, name: str, data: bytes) -> None:
+        """Keep a note, durably."""
+        path = self._path(layout.note_path(self._namespace, name))
+
+        def fill(fd: int) -> None:
+            _write_blaming(fd, data, path)
+            with blaming(path):
+                os.fsync(fd)
+
+        self._write_file(path, fill)
+        with blaming(path):
+            _sync_directory(os.path.dirname(path))
+
+    def delete_note(self, name: str) -> None:
+        """Have no such note."""
+        path = self._path(layout.note_path(self._namespace, name))
+        with blaming(path):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                os.stat(self._root)  # a disk that is not mounted has no note either
+
     def _path(self, relative: str) -> str:
         return f"{self._root}/{relative}"
 

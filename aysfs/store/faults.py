@@ -51,6 +51,18 @@ class Passes:
     async def lists(self) -> list[ServiceName]:
         return await self._inner.lists()
 
+    async def read_note(self, name: str) -> bytes:
+        return await self._inner.read_note(name)
+
+    async def write_note(self, name: str, data: bytes) -> None:
+        await self._inner.write_note(name, data)
+
+    async def delete_note(self, name: str) -> None:
+        await self._inner.delete_note(name)
+
+    async def notes(self) -> list[str]:
+        return await self._inner.notes()
+
     async def aclose(self) -> None:
         await self._inner.aclose()
 
@@ -139,6 +151,22 @@ class _Gated(Passes):
     async def lists(self) -> list[ServiceName]:
         await self._enter("lists", None)
         return await super().lists()
+
+    async def read_note(self, name: str) -> bytes:
+        await self._enter("read_note", name)
+        return await super().read_note(name)
+
+    async def write_note(self, name: str, data: bytes) -> None:
+        await self._enter("write_note", name)
+        await super().write_note(name, data)
+
+    async def delete_note(self, name: str) -> None:
+        await self._enter("delete_note", name)
+        await super().delete_note(name)
+
+    async def notes(self) -> list[str]:
+        await self._enter("notes", None)
+        return await super().notes()
 
 
 class FailsOnce(_Gated):

@@ -11,21 +11,23 @@ from typing import BinaryIO
 import trio
 
 from aysfs.digest import Digest, of
-from aysfs.errors import BlobMissing, Corrupt, ListMissing
+from aysfs.errors import BlobMissing, Corrupt, ListMissing, NoteMissing
 from aysfs.names import ServiceName
+from aysfs.store import layout
 from aysfs.store.protocol import BlobSource, OpenList, Sink
 
 CHUNK = 1 << 16
 
 
 class MemoryStore:
-    """Blobs and lists in two dictionaries, which tests may look into and damage."""
+    """Blobs, lists and notes in dictionaries, which tests may look into and damage."""
 
     def __init__(
         self, label: str = "memory", *, clock_ns: Callable[[], int] = time.time_ns
     ) -> None:
         self.blobs: dict[Digest, bytes] = {}
         self.published: dict[ServiceName, tuple[bytes, int]] = {}
+        self.noted: dict[str, bytes] = {}
         self._label = label
         self._clock_ns = clock_ns
 
@@ -84,6 +86,27 @@ class MemoryStore:
     async def lists(self) -> list[ServiceName]:
         await trio.lowlevel.checkpoint()
         return sorted(self.published, key=str)
+
+    async def read_note(self, name: str) -> bytes:
+        await trio.lowlevel.checkpoint()
+        layout.check_note(name, b"")
+        if name not in self.noted:
+            raise NoteMissing(f"{self._label} has no note {name}")
+        return self.noted[name]
+
+    async def write_note(self, name: str, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        layout.check_note(name, data)
+        self.noted[name] = data
+
+    async def delete_note(self, name: str) -> None:
+        await trio.lowlevel.checkpoint()
+        layout.check_note(name, b"")
+        self.noted.pop(name, None)
+
+    async def notes(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return sorted(self.noted)
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

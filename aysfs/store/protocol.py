@@ -97,5 +97,17 @@ class Store(Protocol):
     async def lists(self) -> list[ServiceName]:
         """All lists, tags included, sorted."""
 
+    async def read_note(self, name: str) -> bytes:
+        """A note: a small mutable file beside the lists. NoteMissing when not there."""
+
+    async def write_note(self, name: str, data: bytes) -> None:
+        """Keep a note, replacing the one of this name in one step. At most 1 MiB."""
+
+    async def delete_note(self, name: str) -> None:
+        """Have no note of this name, whether or not there was one."""
+
+    async def notes(self) -> list[str]:
+        """The names of all notes, sorted."""
+
     async def aclose(self) -> None:
         """Let go of connections and descriptors."""

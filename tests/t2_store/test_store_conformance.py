@@ -13,7 +13,7 @@ import trio.testing
 
 from aysfs import digest as digests
 from aysfs.digest import EMPTY, Digest
-from aysfs.errors import BlobMissing, Corrupt, ListMissing
+from aysfs.errors import AysfsError, BadName, BlobMissing, Corrupt, ListMissing, NoteMissing
 from aysfs.names import parse_name
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes
@@ -211,6 +211,43 @@ async def test_a_cancelled_get_writes_no_more(store: Store, no_leaks: None) -> N
     await trio.testing.wait_all_tasks_blocked()
     assert len(received) == count
     assert await get(store, digest, len(BIG)) == BIG
+
+
+async def test_a_note_is_kept_replaced_and_deleted(store: Store, no_leaks: None) -> None:
+    await store.write_note("jumpscale__base.record", b"first")
+    await store.write_note("jumpscale__base.record", b"")
+    assert await store.read_note("jumpscale__base.record") == b""
+    await store.delete_note("jumpscale__base.record")
+    with pytest.raises(NoteMissing, match=r"jumpscale__base\.record"):
+        await store.read_note("jumpscale__base.record")
+    await store.delete_note("jumpscale__base.record")
+
+
+async def test_notes_are_sorted_and_are_no_lists(store: Store) -> None:
+    await store.put_list(NAME, [b"x"])
+    assert await store.notes() == []
+    for name in ("z", "a@1.json", "gc-mark"):
+        await store.write_note(name, name.encode())
+    assert await store.notes() == ["a@1.json", "gc-mark", "z"]
+    assert await store.lists() == [NAME]
+
+
+@pytest.mark.parametrize("name", ["", "A", "a/b", "..", "a..b", ".a", "a.flist", "a\n", "é"])
+async def test_what_cannot_be_the_name_of_a_note(store: Store, name: str) -> None:
+    with pytest.raises(BadName):
+        await store.write_note(name, b"x")
+    with pytest.raises(BadName):
+        await store.read_note(name)
+    with pytest.raises(BadName):
+        await store.delete_note(name)
+
+
+async def test_a_note_has_at_most_a_mebibyte(store: Store) -> None:
+    await store.write_note("full", bytes(1 << 20))
+    assert len(await store.read_note("full")) == 1 << 20
+    with pytest.raises(AysfsError, match="1048577 bytes"):
+        await store.write_note("more", bytes((1 << 20) + 1))
+    assert await store.notes() == ["full"]
 
 
 async def test_close_may_be_called(store: Store) -> None:

@@ -1,0 +1,242 @@
+"""Tar streams as blobs and a list, without the tree ever being on this disk.
+
+Serves builds. Owns the paths: which member becomes which entry, whichever stream gave it last.
+What a stream says is refused rather than guessed at, as a BuildFailed. The functions that
+write to stores are asynchronous; all else blocks, and belongs into a worker thread.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from posixpath import dirname
+from typing import NamedTuple
+
+import trio
+
+from aysfs.digest import ZERO, Digest
+from aysfs.errors import AysfsError, BadList, BuildFailed
+from aysfs.flist.entry import Entry, Ext, Header, Kind
+from aysfs.flist.percent import encode_path
+from aysfs.flist.rules import show
+from aysfs.flist.text import write_flist
+from aysfs.names import ServiceName
+from aysfs.publish import tar
+from aysfs.publish.batches import HELD, Batches, Filling, Put
+from aysfs.publish.links import FirstNames, is_kept, rdev
+from aysfs.publish.tar import BadTar, Member, Read, TarReader
+from aysfs.store.protocol import BlobSource, Store
+
+_KINDS = {
+    tar.REGULAR: Kind.REGULAR,
+    tar.SYMLINK: Kind.SYMLINK,
+    tar.CHARACTER: Kind.CHARACTER,
+    tar.BLOCK_DEVICE: Kind.BLOCK,
+    tar.DIRECTORY: Kind.DIRECTORY,
+    tar.FIFO: Kind.FIFO,
+}
+
+
+class _Node(NamedTuple):
+    """An entry, and the number of the file in the streams that it is a name of."""
+
+    entry: Entry
+    file: int
+
+
+class TarTree:
+    """What several streams hold together; for the same path the later one wins.
+
+    ``put`` gets each blob once. Times after ``epoch``, in seconds, are set back to it.
+    """
+
+    def __init__(self, put: Put, epoch: int | None = None) -> None:
+        self._put = put
+        self._latest = None if epoch is None else epoch * 10**9
+        self._batches = Batches()
+        self._nodes: dict[bytes, _Node] = {}
+        self._tops: list[bytes] = []
+        self._files = 0
+
+    def add(self, read: Read, top: bytes, root: bytes | None = None) -> None:
+        """Take in a stream. All its blobs have been put when this returns.
+
+        ``top`` is the absolute path that was asked for, ``root`` the name that it has in the
+        archive, by default the same path.
+        """
+        self._tops.append(top)
+        place = _Place(top, top[1:] if root is None else root)
+        try:
+            self._batches.filled(lambda filling: self._read(read, place, filling), self._put)
+        except BadTar as error:
+            raise BuildFailed(f"what came of {_text(top)} is no whole archive: {error}") from error
+        if top not in self._nodes:
+            raise BuildFailed(f"what came of {_text(top)} does not hold it")
+
+    def finish(self) -> tuple[Header, list[Entry]]:
+        """The header, and all entries in the order of a list."""
+        if not self._tops:
+            raise BuildFailed("nothing was uploaded", hint="the build must call upload2AYSfs")
+        self._check_parents()
+        names = FirstNames()
+        nodes = sorted(self._nodes.values(), key=lambda node: encode_path(node.entry.path))
+        return Header(2, self._base()), [names.linked(node.entry, node.file) for node in nodes]
+
+    def _base(self) -> bytes:
+        """The deepest directory common to what was added."""
+        return os.path.commonpath(
+            [
+                top if self._nodes[top].entry.kind == Kind.DIRECTORY else dirname(top)
+                for top in self._tops
+            ]
+        )
+
+    def _check_parents(self) -> None:
+        """What one stream calls a directory may be none for another."""
+        checked = {b"/"}
+        for path in self._nodes:
+            parent = dirname(path)
+            while parent not in checked:
+                checked.add(parent)
+                node = self._nodes.get(parent)
+                if node is not None and node.entry.kind != Kind.DIRECTORY:
+                    raise BuildFailed(
+                        f"{_text(path)} was uploaded, and {_text(parent)}, which is no directory",
+                        hint="upload what a symlink points to, not a path through it",
+                    )
+                parent = dirname(parent)
+
+    # --- in the thread that reads ------------------------------------------------------------
+
+    def _read(self, read: Read, place: "_Place", filling: Filling) -> None:
+        reader = TarReader(read)
+        first = self._files
+        for member in reader:
+            path = place.path(member.name)
+            if member.type == tar.LINK:
+                self._link(path, place.path(member.link), first)
+            else:
+                digest = _blob(reader, member.size, filling) if member.type == tar.REGULAR else ZERO
+                self._files += 1
+                self._keep(_Node(self._entry(member, path, digest), self._files))
+
+    def _link(self, path: bytes, target: bytes, first: int) -> None:
+        """Another name of a file that came before in the same stream."""
+        node = self._nodes.get(target)
+        if node is None or node.file <= first or node.entry.kind == Kind.DIRECTORY:
+            raise BadTar(f"{show(path)} is a link to {show(target)}, which did not come before it")
+        self._keep(node._replace(entry=node.entry._replace(path=path)))
+
+    def _keep(self, node: _Node) -> None:
+        path = node.entry.path
+        before = self._nodes.get(path)
+        self._nodes[path] = node
+        if before is None or before.entry.kind != Kind.DIRECTORY:
+            return
+        if node.entry.kind != Kind.DIRECTORY:
+            for other in [one for one in self._nodes if one.startswith(path + b"/")]:
+                del self._nodes[other]
+
+    def _entry(self, member: Member, path: bytes, digest: Digest) -> Entry:
+        kind = _KINDS[member.type]
+        mtime_ns = member.mtime_ns
+        if self._latest is not None and mtime_ns > self._latest:
+            mtime_ns = self._latest
+        ext = _ext(member, kind, path)
+        return Entry(
+            path, kind, member.mode, member.uid, member.gid, member.size, digest, mtime_ns, ext
+        )
+
+
+class _Place:
+    """Where the members of a stream belong."""
+
+    def __init__(self, top: bytes, root: bytes) -> None:
+        self._top = top.rstrip(b"/")
+        self._root = _plain(root)
+
+    def path(self, name: bytes) -> bytes:
+        """The absolute path of a member."""
+        plain = _plain(name)
+        if plain == self._root:
+            return self._top or b"/"
+        if not self._root:
+            return self._top + b"/" + plain
+        if not plain.startswith(self._root + b"/"):
+            raise BadTar(f"{show(name)} is not below {show(self._root)}")
+        return self._top + plain[len(self._root) :]
+
+
+def _plain(name: bytes) -> bytes:
+    """A relative name in its shortest form."""
+    if name.startswith(b"/") or b"\0" in name:
+        raise BadTar(f"the name {show(name)} is absolute or holds a NUL")
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise BadTar(f"the name {show(name)} climbs out")
+    return b"/".join(parts)
+
+
+def _blob(reader: TarReader, size: int, filling: Filling) -> Digest:
+    return filling.add(reader.data()) if size <= HELD else filling.spool(reader.pieces())
+
+
+def _ext(member: Member, kind: Kind, path: bytes) -> Ext:
+    if kind is Kind.SYMLINK:
+        return ((b"target", member.link),)
+    if kind in (Kind.BLOCK, Kind.CHARACTER):
+        try:
+            return rdev(path, member.major, member.minor)
+        except AysfsError as error:
+            raise BuildFailed(str(error), hint=error.hint) from error
+    if member.xattrs and kind in (Kind.REGULAR, Kind.DIRECTORY):
+        return tuple(
+            sorted((b"xattr." + name, value) for name, value in member.xattrs if is_kept(name))
+        )
+    return ()
+
+
+def _text(path: bytes) -> str:
+    return os.fsdecode(path)
+
+
+# --- to stores, in the event loop --------------------------------------------------------
+
+
+async def put_missing(stores: Sequence[Store], batch: Sequence[BlobSource]) -> None:
+    """Let every store have the blobs of a batch; each is sent only what it lacks."""
+    sizes = {one.digest: one.size for one in batch}
+
+    async def send(store: Store) -> None:
+        lacking = await store.missing(sizes)
+        if lacking:
+            await store.put_many([one for one in batch if one.digest in lacking])
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for store in stores:
+                nursery.start_soon(send, store)
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+
+
+async def publish_list(
+    stores: Sequence[Store], name: ServiceName, header: Header, entries: Iterable[Entry]
+) -> list[bytes]:
+    """Publish the list in every store; its bytes. All blobs must have been put before."""
+    try:
+        chunks = await trio.to_thread.run_sync(lambda: list(write_flist(header, entries)))
+    except BadList as error:
+        raise BuildFailed(f"what was built fits no list: {error}") from error
+    for store in stores:
+        await store.put_list(name, chunks)
+    return chunks
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of the store that failed first; else the group, which is a cancellation."""
+    known = group.subgroup(AysfsError)
+    if known is None:
+        return group
+    error: BaseException = known
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
