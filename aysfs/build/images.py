@@ -6,6 +6,7 @@ Serves builds, and verification on another host than the one that built.
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from aysfs.build.checkout import Checkouts
 from aysfs.build.container import Docker
@@ -53,12 +54,13 @@ def _build(docker: Docker, spec: BuildSpec, checkouts: Checkouts, log: BuildLog)
     ):
         if not (checkout.folder / "Dockerfile").is_file():
             raise BuildFailed(f"{spec.repo} has no Dockerfile")
-        _pack(checkout.folder, checkout.time, context)
-        context.seek(0)
-        return docker.build_image(context, spec.image, log.say)
+        packed = cast(BinaryIO, context)  # which it is in all but its type
+        _pack(checkout.folder, checkout.time, packed)
+        packed.seek(0)
+        return docker.build_image(packed, spec.image, log.say)
 
 
-def _pack(folder: Path, time: int, out: "tempfile.SpooledTemporaryFile[bytes]") -> None:
+def _pack(folder: Path, time: int, out: BinaryIO) -> None:
     """A tar that depends on the commit alone: Docker's cache of layers goes by it."""
 
     def plain(item: tarfile.TarInfo) -> tarfile.TarInfo:

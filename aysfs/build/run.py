@@ -93,27 +93,34 @@ class Builder:
 
         The first failure ends the others.
         """
-        done = {name: trio.Event() for name in planned}
+        waiting = dict(planned)
         built: dict[ServiceName, Built] = {}
         idle, free = trio.open_memory_channel[Docker](len(servers))
         for server in servers:
             idle.send_nowait(server)
+        ended = trio.Event()
 
-        async def one(name: ServiceName, what: Planned) -> None:
-            for need in what.needs:
-                await done[need].wait()
-            server = await free.receive()
-            try:
-                needs = {need: built[need].record for need in what.needs}
-                built[name] = await self._build_one(what.template, server, needs)
-            finally:
-                idle.send_nowait(server)
-            done[name].set()
+        async def one(name: ServiceName, server: Docker) -> None:
+            nonlocal ended
+            what = planned[name]
+            needs = {need: built[need].record for need in what.needs}
+            built[name] = await self._build_one(what.template, server, needs)
+            idle.send_nowait(server)
+            ended.set()
+            ended = trio.Event()
 
-        with idle, free:
-            async with trio.open_nursery() as nursery:
-                for name, what in planned.items():
-                    nursery.start_soon(one, name, what)
+        try:
+            async with idle, free, trio.open_nursery() as nursery:
+                while waiting:
+                    name = _next(waiting, built)
+                    if name is None:
+                        await ended.wait()
+                        continue
+                    server = await free.receive()
+                    del waiting[name]
+                    nursery.start_soon(one, name, server)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
         return [built[name] for name in planned]
 
     async def _build_one(
@@ -283,6 +290,24 @@ class _Job:
                 self._echo(f"aysfs: {error}\n".encode())
 
 
+def _next(
+    waiting: Mapping[ServiceName, Planned], built: Mapping[ServiceName, Built]
+) -> ServiceName | None:
+    """The first that needs nothing that is not built yet."""
+    return next(
+        (name for name, what in waiting.items() if all(need in built for need in what.needs)), None
+    )
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure that ended the others; the group itself when it was none of ours."""
+    known = group.subgroup(AysfsError)
+    error: BaseException = group if known is None else known
+    while known is not None and isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def _spec(template: Template) -> BuildSpec:
     if template.build_spec is None:
         raise BadRecipe(f"{template.folder}: service.hrd has no `build = image:`")
@@ -307,7 +332,7 @@ async def _published(store: Store, name: ServiceName) -> Record | None:
     except Missing:
         return None
     with opened.file:
-        sha256 = hashlib.file_digest(opened.file, "sha256").hexdigest()
+        sha256 = hashlib.sha256(await trio.to_thread.run_sync(opened.file.read)).hexdigest()
     return record if record is not None and record.list_sha256 == sha256 else None
 
 

@@ -21,7 +21,7 @@ from aysfs.errors import BuildFailed
 
 # Belongs to the C library: it must match the dynamic linker of the host that runs the service.
 _OF_LIBC = re.compile(
-    r"(ld-linux.*|linux-vdso|linux-gate|lib(c|dl|m|pthread|resolv|rt|util|anl|mvec|nsl|nss_\w+))\.so.*"
+    r"(ld-linux.*|linux-(vdso|gate)\.so.*|lib(c|dl|m|pthread|resolv|rt|util|anl|mvec|nss_\w+)\.so.*|libnsl\.so\.1)"
 )
 _LDD_LINE = re.compile(r"\s*(?P<name>\S+)(?: => (?P<path>/\S+|not found))?(?: \(0x[0-9a-f]+\))?\s*")
 _APT = "DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends"

@@ -44,9 +44,8 @@ class DirectoryStore:
         self, root: Path, namespace: str = layout.DEFAULT_NAMESPACE, *, create: bool = False
     ) -> None:
         self._root = os.path.abspath(root)
-        self._create = create
         layout.check_namespace(namespace)
-        self._reader = Reader(self._root, namespace)
+        self._reader = Reader(self._root, namespace, create=create)
         self._writer = Writer(self._root, namespace, create=create)
         self._limiter = trio.CapacityLimiter(THREADS)
         # A namespace that is not there yet may be one on a network that is not mounted yet.
@@ -72,12 +71,7 @@ class DirectoryStore:
             return None
 
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
-        def work() -> set[Digest]:
-            if not self._create:
-                self._reader.check_root()
-            return self._reader.missing(blobs)
-
-        return await self._in_thread(work)
+        return await self._in_thread(lambda: self._reader.missing(blobs))
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
         await self._in_thread(lambda: self._writer.put(digest, size, source))

@@ -24,9 +24,13 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not hold a thr
 
 
 class Reader:
-    """Blobs and lists below ``root/namespace``, as they are found there."""
+    """Blobs and lists below ``root/namespace``, as they are found there.
 
-    def __init__(self, root: str, namespace: str) -> None:
+    With ``create`` a store that is not there yet is one that holds nothing.
+    """
+
+    def __init__(self, root: str, namespace: str, *, create: bool) -> None:
+        self._create = create
         self._root = root
         self._namespace = namespace
         self._buffers: list[memoryview] = []
@@ -52,15 +56,12 @@ class Reader:
 
     def missing(self, wanted: Mapping[Digest, int]) -> set[Digest]:
         """Those that neither layout holds with their size."""
+        if not self._create and not os.path.isdir(self._root):
+            raise StoreTrouble(f"{self._root}: no such directory", hint=NO_ROOT)
         absent = self._not_held(layout.blob, wanted, wanted)
         if absent and os.path.isdir(self._path(f"{self._namespace}/files")):
             absent = self._not_held(layout.old_blob, absent, wanted)
         return absent
-
-    def check_root(self) -> None:
-        """StoreTrouble unless the root is there."""
-        if not os.path.isdir(self._root):
-            raise StoreTrouble(f"{self._root}: no such directory", hint=NO_ROOT)
 
     def open_list(self, name: ServiceName) -> OpenList:
         """The current list, open at its beginning."""
@@ -142,6 +143,10 @@ class Reader:
         try:
             if stat.S_ISDIR(os.stat(path).st_mode):
                 return
+        except FileNotFoundError as error:
+            if self._create:
+                return
+            raise trouble(path, error) from error
         except OSError as error:
             raise trouble(path, error) from error
         raise StoreTrouble(f"{path}: not a directory")

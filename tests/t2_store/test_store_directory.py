@@ -11,7 +11,7 @@ import pytest
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import BadConfig, BlobMissing, Corrupt, StoreTrouble
+from aysfs.errors import BadConfig, BlobMissing, Corrupt, Missing, StoreTrouble
 from aysfs.names import parse_name
 from aysfs.store import directory as directory_module
 from aysfs.store import layout
@@ -270,3 +270,13 @@ async def test_namespaces_do_not_see_each_other(store: DirectoryStore, root: Pat
     (root / "other").mkdir()
     with pytest.raises(BlobMissing):
         await get(other)
+
+
+async def test_a_store_that_may_be_made_holds_nothing_until_then(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "new", create=True)
+    assert await store.missing({DIGEST: len(DATA)}) == {DIGEST}
+    for call in (lambda: get(store), lambda: store.open_list(NAME), lambda: store.read_note("a")):
+        with pytest.raises(Missing):
+            await call()
+    assert await store.lists() == []
+    assert not (tmp_path / "new").exists()
