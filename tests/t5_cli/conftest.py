@@ -74,6 +74,7 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     folders = {"STORE": "store", "CACHE": "cache", "RUNTIME": "run", "LOGS": "logs"}
+    folders |= {"SERVICES": "services", "BUILDS": "builds"}
     environment = {f"AYSFS_{name}": str(tmp_path / folder) for name, folder in folders.items()}
     environment["AYSFS_CONFIG"] = str(tmp_path / "config.toml")
     environment["AYSFS_KEEP_FREE"] = "0"
