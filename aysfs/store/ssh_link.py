@@ -63,6 +63,7 @@ class Link:
         self._idle = idle
         self._lock = threading.Lock()
         self._client: Any = None
+        self._sock: socket.socket | None = None
         self._proxy: subprocess.Popen[bytes] | None = None
         self._free: list[Wire] = []
 
@@ -157,6 +158,9 @@ class Link:
         self._free.clear()
         if client is not None:
             client.close()
+        if self._sock is not None:
+            self._sock.close()  # paramiko keeps it open when a login came to nothing
+            self._sock = None
         if self._proxy is not None:
             self._proxy.kill()
             self._proxy.wait()
@@ -173,10 +177,10 @@ class Link:
         try:
             check_with(client, self.label, host, port, known_hosts)
             with speaking(self.label, self._connect, "cannot be reached"):
-                sock = self._socket(host, port, own)
+                self._sock = self._socket(host, port, own)
             with speaking(self.label, self._connect, f"no login as {login}"):
                 try:
-                    client.connect(host, port, login, sock=sock, **self._logging_in(own))
+                    client.connect(host, port, login, sock=self._sock, **self._logging_in(own))
                 except paramiko.BadHostKeyException as error:
                     name = host if port == paramiko.config.SSH_PORT else f"[{host}]:{port}"
                     raise changed(self.label, name, error.key, known_hosts) from None
