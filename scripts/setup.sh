@@ -54,7 +54,7 @@ install_packages() {
         apt-get install -q -y --no-install-recommends $missing >&2
 }
 
-packages="attr ca-certificates fuse3 gcc libc6-dev libcap2-bin libfuse3-dev mount openssh-client pkg-config util-linux"
+packages="attr ca-certificates fuse3 gcc libc6-dev libcap2-bin libfuse3-dev mount openssh-client openssh-server pkg-config util-linux"
 # Debian's own Python comes without pip, venv and headers; another build has its own.
 case $("$PYTHON" -c 'import os, sys; print(os.path.realpath(sys.executable))') in
     /usr/bin/*) packages="$packages python3-dev python3-venv" ;;

@@ -16,7 +16,7 @@ CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
 HostKey {folder}/host
-AuthorizedKeysFile {folder}/authorized_keys
+AuthorizedKeysFile {folder}/authorized_keys .ssh/authorized_keys
 PidFile none
 UsePAM no
 StrictModes no

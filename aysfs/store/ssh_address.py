@@ -7,7 +7,7 @@ here and comes out of neither ``str()`` nor ``repr()``.
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from aysfs.errors import BadConfig
 
@@ -42,9 +42,17 @@ class SshAddress:
         login = f"{self.login}@" if self.login else ""
         return f"ssh://{login}{host}" + (f":{self.port}" if self.port else "")
 
+    @property
+    def url(self) -> str:
+        """What ``parse_address`` reads as the same place; without the password."""
+        return self.where + quote(self._path)
+
+    @property
+    def _path(self) -> str:
+        return self.path if self.path.startswith("/") else f"/~/{self.path}"
+
     def __str__(self) -> str:
-        path = self.path if self.path.startswith("/") else f"/~/{self.path}"
-        return f"{self.where}{path}"
+        return self.where + self._path
 
 
 def parse_address(url: str) -> SshAddress:
