@@ -29,6 +29,8 @@ CONNECT = 15.0  # seconds for each step of a login
 IDLE = 30.0  # seconds without a byte, then the server has failed
 KEEPALIVE = 30  # seconds: a connection without traffic is forgotten by routers
 
+_CLOSING = 1.0  # seconds that a close waits for a login under way
+
 # What paramiko logs of a lost connection comes with the traceback of its own thread, and is
 # said again by the exception that it raises.
 _SILENT = "aysfs.paramiko"
@@ -62,6 +64,7 @@ class Link:
         self._connect = connect
         self._idle = idle
         self._lock = threading.Lock()
+        self._closed = False
         self._client: Any = None
         self._sock: socket.socket | None = None
         self._proxy: subprocess.Popen[bytes] | None = None
@@ -99,8 +102,13 @@ class Link:
                 return Ran(channel.recv_exit_status(), out, err)
 
     def close(self) -> None:
-        with self._lock:
-            self._drop()
+        """Let go of it, for good. A login under way ends by itself, and is then dropped."""
+        self._closed = True
+        if self._lock.acquire(timeout=_CLOSING):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
 
     # --- channels ----------------------------------------------------------------------------
 
@@ -151,6 +159,9 @@ class Link:
                 return self._client
             self._drop()
         self._client = self._log_in()
+        if self._closed:
+            self._drop()
+            raise StoreTrouble(f"{self.label}: the store was closed")
         return self._client
 
     def _drop(self) -> None:
@@ -170,7 +181,7 @@ class Link:
         own = _own_settings(self.label, self._address.host)
         host = str(own.get("hostname", self._address.host))
         port = self._address.port or _port(own)
-        login = self._address.login or str(own.get("user") or getpass.getuser())
+        login = self._address.login or str(own.get("user") or _whoami(self.label))
         known_hosts = self._credentials.known_hosts
         client = paramiko.SSHClient()
         client.set_log_channel(_SILENT)
@@ -270,6 +281,13 @@ def _own_settings(label: str, host: str) -> Mapping[str, Any]:
 def _port(own: Mapping[str, Any]) -> int:
     text = str(own.get("port", paramiko.config.SSH_PORT))
     return int(text) if text.isdecimal() else int(paramiko.config.SSH_PORT)
+
+
+def _whoami(label: str) -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise StoreTrouble(f"{label}: this user has no name", hint="write login@host") from None
 
 
 def _is_file(path: str) -> bool:

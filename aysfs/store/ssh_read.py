@@ -216,10 +216,11 @@ class Reader:
                 absent.update(d for d in crowds[folder] if found.get(d.hex()) != wanted[d])
         few = [d for crowd in crowds.values() if len(crowd) < LIST_FROM for d in crowd]
         paths = [place(self._namespace, digest) for digest in few]
-        answers = wire.pipelined(ssh_wire.stat(self._path(path)) for path in paths)
-        for digest, path, answer in zip(few, paths, answers, strict=True):
-            if not self._has_size(answer, wanted[digest], path):
-                absent.add(digest)
+        requests = (ssh_wire.stat(self._path(path)) for path in paths)
+        with contextlib.closing(wire.pipelined(requests)) as answers:
+            for digest, path, answer in zip(few, paths, answers, strict=True):
+                if not self._has_size(answer, wanted[digest], path):
+                    absent.add(digest)
         return absent
 
     def _beside_lists(self) -> list[str]:

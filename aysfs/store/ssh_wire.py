@@ -107,7 +107,7 @@ class Wire:
         """The answers, in the order of the requests; up to WINDOW are under way.
 
         When the consumer or the requests themselves give up, what is under way is answered
-        before that goes on: the channel stays usable.
+        before that goes on: the channel stays usable. So whoever may give up closes this.
         """
         inbox = _Inbox()
         waiting: collections.deque[int] = collections.deque()

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
@@ -221,6 +223,20 @@ async def test_a_server_without_sftp(tmp_path: Path, root: Path) -> None:
         server.stop()
     assert "no SFTP channel could be opened" in str(error)
     assert "Subsystem sftp" in (error.hint or "")
+
+
+async def test_closing_does_not_wait_for_a_login_under_way(own: Sshd, root: Path) -> None:
+    with silent_server() as own.port:
+        store = store_of(own, root, idle=30)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.lists)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(10):
+            await store.aclose()
+        sock = store._link._sock
+        assert sock is not None
+        sock.close()
 
 
 class _Acts:
