@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -33,7 +33,7 @@ R = TypeVar("R")
 class Settings:
     """What a command works with. Paths are absolute."""
 
-    store: str
+    store: str = field(repr=False)  # its URL may hold a password
     cache: Path
     runtime: Path
     logs: Path

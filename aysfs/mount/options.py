@@ -14,7 +14,7 @@ class MountOptions:
 
     services: tuple[str, ...]
     point: str
-    store: str
+    store: str = field(repr=False)  # its URL may hold a password
     cache: str
     runtime: str
     log: str

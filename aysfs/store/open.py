@@ -11,21 +11,33 @@ from aysfs.errors import BadConfig
 from aysfs.store import layout
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.protocol import Store
+from aysfs.store.ssh import SshStore
+from aysfs.store.ssh_address import SCHEMES, SshCredentials, parse_address, without_password
 
-KNOWN = "a path, file:///path"
+KNOWN = "a path, file:///path, ssh://login@host:port/path"
 
 
 def open_store(
-    url: str, *, namespace: str = layout.DEFAULT_NAMESPACE, create: bool = False
+    url: str,
+    *,
+    namespace: str = layout.DEFAULT_NAMESPACE,
+    create: bool = False,
+    credentials: SshCredentials | None = None,
 ) -> Store:
-    """The store at this address. ``create`` lets a writer make a store that is not there yet."""
+    """The store at this address. ``create`` lets a writer make a store that is not there yet.
+
+    ``credentials`` are for a host reached over SSH, where the person's own are not meant.
+    """
     if "://" not in url:
         if not url:
             raise BadConfig("a store needs an address", hint=f"known: {KNOWN}")
         return DirectoryStore(Path(url).expanduser(), namespace, create=create)
+    if url.partition("://")[0].lower() in SCHEMES:
+        address = parse_address(url)
+        return SshStore(address, namespace, create=create, credentials=credentials)
     parts = urlsplit(url)
     if parts.scheme != "file":
         raise BadConfig(f"no store can be opened at `{parts.scheme}://`", hint=f"known: {KNOWN}")
     if parts.netloc not in ("", "localhost") or not parts.path or parts.query or parts.fragment:
-        raise BadConfig(f"`{url}` names no directory", hint="write file:///path")
+        raise BadConfig(f"`{without_password(url)}` names no directory", hint="write file:///path")
     return DirectoryStore(Path(unquote(parts.path)), namespace, create=create)

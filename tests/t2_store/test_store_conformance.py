@@ -18,7 +18,10 @@ from aysfs.names import parse_name
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes
 from aysfs.store.memory import MemoryStore
+from aysfs.store.open import open_store
 from aysfs.store.protocol import BlobSource, Sink, Store
+from aysfs.store.ssh_address import SshCredentials
+from tests.servers import Sshd
 
 BIG = bytes(range(256)) * 12_345  # three chunks of a directory store, and a rest
 ABSENT = digests.of(b"never put anywhere")
@@ -61,9 +64,25 @@ MAKERS: dict[str, Callable[[Path], Store]] = {
 }
 
 
-@pytest.fixture(params=MAKERS)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return MAKERS[request.param](tmp_path / "store")
+def over_ssh(root: Path, sshd: Sshd) -> Store:
+    credentials = SshCredentials(sshd.key, sshd.known_hosts)
+    return open_store(sshd.url(directory(root)), credentials=credentials)
+
+
+async def _log_in(store: Store) -> None:
+    """Connections are not the test's: it starts and ends with the same descriptors."""
+    await store.lists()
+
+
+@pytest.fixture(params=[*MAKERS, "ssh"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param != "ssh":
+        yield MAKERS[request.param](tmp_path / "store")
+        return
+    store = over_ssh(tmp_path / "store", request.getfixturevalue("sshd"))
+    trio.run(_log_in, store)
+    yield store
+    trio.run(store.aclose)
 
 
 async def put(store: Store, data: bytes) -> Digest:
