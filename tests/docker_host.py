@@ -107,6 +107,14 @@ def _mirror() -> str | None:
     return found[0] if found else None
 
 
+def small_image(name: str) -> None:
+    """An image of one small file, of an id that no other image has."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "id").write_text(unique())
+        run("tar", "-cf", f"{folder}/image.tar", "-C", folder, "id")
+        run("docker", "import", f"{folder}/image.tar", name)
+
+
 # --- a registry --------------------------------------------------------------------------
 
 

@@ -106,7 +106,7 @@ def git_export(hrd: Hrd, key: str) -> GitExport:
     """One item, by its key."""
     item = _item(hrd, key)
     item.required("url")
-    url, login, passwd = _without_credentials(item.repository("url") or "")
+    url, login, passwd = without_credentials(item.repository("url") or "")
     return GitExport(
         url=url,
         source=item.source(),
@@ -178,7 +178,7 @@ def unknown_keys(hrd: Hrd) -> list[tuple[str, str]]:
     ]
 
 
-def _without_credentials(url: str) -> tuple[str, str | None, str | None]:
+def without_credentials(url: str) -> tuple[str, str | None, str | None]:
     """A URL of the web without login and password, which show in process lists and logs."""
     try:
         parts = urlsplit(url)

@@ -1,18 +1,18 @@
 """The fixtures themselves: an image in a registry, a container, sshd, git over ssh."""
 
 from aysfs.build.container import Container, Docker
-from tests.docker_host import GitRepository, Sshd, run
+from tests.docker_host import GitRepository, Sshd, run, small_image
 
 
-def test_an_image_goes_to_the_registry_of_the_tests(
-    docker: Docker, base_image: str, registry: str
-) -> None:
-    name = f"{registry}/acme/base:1"
-    run("docker", "tag", base_image, name)
+def test_an_image_goes_to_the_registry_of_the_tests(docker: Docker, registry: str) -> None:
+    name = f"{registry}/acme/small:1"
+    small_image(name)
+    before = docker.image_id(name)
     said: list[bytes] = []
     docker.push(name, said.append)
     run("docker", "rmi", name)
-    assert docker.pull(name, said.append) == docker.image_id(base_image)
+    assert docker.image_id(name) is None
+    assert docker.pull(name, said.append) == before
     run("docker", "rmi", name)
 
 
