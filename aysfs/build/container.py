@@ -239,7 +239,10 @@ class Container:
                 data, _ = self.engine._patient.get_archive(self.id, path, chunk_size=1 << 20)
             except docker.errors.NotFound:
                 raise BuildFailed(f"there is no {path} in the container") from None
-            yield data
+            try:
+                yield data
+            finally:
+                data.close()  # Docker locks the container for as long as somebody may read on
 
     def pid(self) -> int:
         """The process on the engine's host that holds the container's namespaces."""
