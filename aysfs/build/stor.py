@@ -74,7 +74,7 @@ def prepare(
         raise BadRecipe(
             f"`{stor}` is on no node", hint="make it with a `node.ssh` instance as its parent"
         )
-    address, credentials = _log_in(services, node)
+    address, credentials = log_in(services, node)
     command = shlex.join(
         [
             "sh",
@@ -110,7 +110,7 @@ def address_of(services: Services, client: Instance) -> StorAddress:
         if isinstance(view, Stor):
             root = view.root  # as it is now: the client's copy is from when it consumed
             if stor.parent is not None and isinstance(stor.parent.view(), NodeSsh):
-                node, of_node = _log_in(services, stor.parent)
+                node, of_node = log_in(services, stor.parent)
                 same = (node.host, node.login) == (_host(kind.ip), kind.login)
                 credentials = of_node if same else replace(of_node, password=None)
     credentials = _consumed_key(client) or credentials
@@ -118,10 +118,11 @@ def address_of(services: Services, client: Instance) -> StorAddress:
     return StorAddress(address.url, credentials)
 
 
-def _log_in(services: Services, node: Instance) -> tuple[SshAddress, SshCredentials]:
+def log_in(services: Services, node: Instance) -> tuple[SshAddress, SshCredentials]:
     """How a node is reached: its address, and the key and password of its instance."""
     kind = node.view()
-    assert isinstance(kind, NodeSsh)
+    if not isinstance(kind, NodeSsh):
+        raise BadRecipe(f"`{node}` is no node.ssh")
     key = _consumed_key(node) or _named_key(services, node, kind.sshkey) or SshCredentials()
     address = SshAddress(_host(kind.ip), "/", kind.login, kind.port)
     return address, replace(key, password=kind.password or None)

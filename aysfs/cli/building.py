@@ -73,11 +73,14 @@ def report(built: Sequence[Built], *, as_json: bool) -> None:
 @click.command("verify")
 @click.argument("service")
 @click.option("--image", metavar="IMAGE", help="The image to check in; by default the build's.")
+@click.option("--host", metavar="KEY", help="The build server that has the image.")
 @click.option("--json", "as_json", is_flag=True, help="Report for scripts.")
 @settings_options
-def verify_command(settings: Settings, service: str, image: str | None, as_json: bool) -> None:
+def verify_command(
+    settings: Settings, service: str, image: str | None, host: str | None, as_json: bool
+) -> None:
     """Mount a built SERVICE in a container and check every file, library and its own check."""
-    verified = verify_published(settings, service, image)
+    verified = verify_published(settings, service, image, host)
     if as_json:
         show_json(verified._asdict())
         return

@@ -210,9 +210,9 @@ def source_date_epoch() -> int | None:
     return int(text)
 
 
-def docker_address() -> str | None:
-    """Where this user's Docker is, as every Docker client reads it; None for the usual place."""
-    return os.environ.get("DOCKER_HOST") or None
+def docker_address() -> str:
+    """Where this user's Docker is, as every Docker client reads it."""
+    return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
 
 def _store_url(text: str) -> str:

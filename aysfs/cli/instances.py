@@ -6,6 +6,7 @@ import click
 
 from aysfs.build.hrd import Ask
 from aysfs.build.instances import Services
+from aysfs.build.stor import prepare
 from aysfs.cli.config import load_settings
 from aysfs.cli.render import show_json
 from aysfs.cli.toolchain import templates_of
@@ -99,6 +100,17 @@ def show_command(key: str, as_json: bool) -> None:
 def consume_command(consumer: str, producers: str) -> None:
     """Let the instance CONSUMER use PRODUCERS, keys with commas between them."""
     _services().get(consumer).consume(producers)
+
+
+@service_command.command("prepare")
+@click.argument("key")
+def prepare_command(key: str) -> None:
+    """Make the root and the accounts of the store KEY, an `ays_stor.ssh`, on its node."""
+    settings = load_settings()
+    services = Services(settings.services)
+    stor = services.get(key)
+    prepare(services, stor, namespace=settings.namespace)
+    click.echo(f"{stor}: prepared")
 
 
 @service_command.command("delete")

@@ -4,6 +4,7 @@ The modules of the commands are imported when one runs: ``--help`` stays quick.
 """
 
 import importlib
+import itertools
 import sys
 from collections.abc import Sequence
 
@@ -82,7 +83,8 @@ def run(command: click.Command, arguments: Sequence[str], program: str) -> int:
         error.show()
         return error.exit_code
     except BaseException as error:  # the outer edge: anything becomes a line and a code
-        if "--debug" in arguments:
+        # Before the command it asks for the traceback; `build --debug` is something else.
+        if "--debug" in itertools.takewhile(lambda word: word.startswith("-"), arguments):
             raise
         show_error(error)
         return exit_code(error)

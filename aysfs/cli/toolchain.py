@@ -24,7 +24,7 @@ from aysfs.build.plan import Planned, plan
 from aysfs.build.record import Record, from_json, log_note, record_note
 from aysfs.build.run import Builder, Built, Options
 from aysfs.build.server import bring_image, local, open_server
-from aysfs.build.stor import client_store
+from aysfs.build.stor import address_of, log_in
 from aysfs.build.template import Template, Templates, shipped
 from aysfs.build.verify import Mount, Verified, verify
 from aysfs.cli.config import Settings, docker_address, source_date_epoch
@@ -87,8 +87,13 @@ async def _build(
         return await builder.build(planned, servers)
 
 
-def verify_published(settings: Settings, name: str, image: str | None) -> Verified:
-    """Check the published build of a service, in a container of the image that it was built in."""
+def verify_published(
+    settings: Settings, name: str, image: str | None, host: str | None = None
+) -> Verified:
+    """Check the published build of a service, in a container of the image that it was built in.
+
+    An image that is not on this host comes from the build server ``host``, else from its registry.
+    """
     ref = settings.ref(name)
     if not isinstance(ref, ServiceName):
         raise BadName(f"`{name}` is a file, not a service")
@@ -102,8 +107,11 @@ def verify_published(settings: Settings, name: str, image: str | None) -> Verifi
         spec = templates_of(settings).find(ref).verify_spec
     with ExitStack() as stack:
         docker = stack.enter_context(local(docker_address()))
-        chosen = image or (record.image_name if record else "")
-        if docker.image_id(chosen) is None:
+        chosen = image or _image_of(docker, record)
+        if docker.image_id(chosen) is None and host is not None:
+            [server] = _servers(Services(settings.services), [host], stack)
+            bring_image(server, docker, chosen, _echo)
+        elif docker.image_id(chosen) is None:
             docker.pull(chosen, _echo)
         log = stack.enter_context(BuildLog(settings.builds / "log" / f"{ref}.verify.log", _quiet))
         mount = stack.enter_context(_mounted(settings, settings.store, str(ref), ref))
@@ -143,10 +151,21 @@ async def _stores(settings: Settings, urls: Sequence[str]) -> AsyncIterator[list
         if not urls:
             services = Services(settings.services)
             for client in services.list("ays_stor_client.ssh"):
-                store = client_store(services, client, namespace=settings.namespace)
+                url, credentials = address_of(services, client)
+                store = open_store(
+                    url, namespace=settings.namespace, create=True, credentials=credentials
+                )
                 stack.push_async_callback(store.aclose)
                 found.append(NamedStore(store, ""))
         yield found
+
+
+def _image_of(docker: Docker, record: Record | None) -> str:
+    """The very image of the build when it is here, else the one that has its name now."""
+    if record is None:
+        return ""
+    identity = record.inputs.image
+    return identity if docker.image_id(identity) is not None else record.image_name
 
 
 async def _record(settings: Settings, name: ServiceName) -> Record | None:
@@ -179,7 +198,18 @@ def _servers(services: Services, hosts: Sequence[str], stack: ExitStack) -> list
             raise BadRecipe(
                 f"`{instance}` is no build server", hint="--host takes a `node.ssh` instance"
             )
-        found.append(stack.enter_context(open_server(services, instance)))
+        _, login = log_in(services, instance)
+        found.append(
+            stack.enter_context(
+                open_server(
+                    node,
+                    str(instance),
+                    key=login.key_file,
+                    passphrase=login.passphrase or "",
+                    known_hosts=login.known_hosts,
+                )
+            )
+        )
     return found
 
 
