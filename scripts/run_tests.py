@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Every check of the project in one go: lint, types, contracts, then the tests by floor.
 
-The floors are ``tests/t0_*``, ``tests/t1_*``, ... in that order, each in its own pytest, and
-the first red one ends the run: what stands on a broken floor says nothing. The last line is
+The floors are ``tests/t0_*``, ``tests/t1_*``, ... in that order, and ``integration`` on top, each in
+its own pytest, and the first red one ends the run: what stands on a broken floor says nothing. The last line is
 ``N passed, N failed, N skipped``. Arguments choose floors (``t2``, ``t0_digest``), in which
 case the checks before them are left out; ``--lint`` runs only those checks.
 """
@@ -20,7 +20,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
 BIN = Path(sys.executable).parent
-CHECKED = ("aysfs", "tests", "benchmarks", "demo", "scripts")
+INTEGRATION = ROOT / "integration"
+CHECKED = ("aysfs", "build", "tests", "integration", "benchmarks", "demo", "scripts")
 
 CHECKS: tuple[tuple[str, ...], ...] = (
     ("ruff", "check", *CHECKED, "build"),
