@@ -274,6 +274,7 @@ class Container:
                 yield _Running(self, made["Id"], frames)
             finally:
                 frames.close()
+                frames._response.close()  # the SDK closes the socket and forgets what holds it
 
     def _trouble(self, what: str) -> contextlib.AbstractContextManager[None]:
         return self.engine._trouble(f"container {self.name}: {what}")
