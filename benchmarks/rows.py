@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import host
+from benchmarks import building, host
 from benchmarks.host import (
     ALL_PATHS,
     FILE_PATHS,
@@ -74,6 +74,19 @@ def push_first() -> Measured:
 def push_again() -> Measured:
     host.pushed(TREE_NAME, TREE)
     return Measured(host.push(TREE_NAME, TREE))
+
+
+# --- building ----------------------------------------------------------------------------
+
+
+def build_stream() -> Measured:
+    one = building.built()
+    peer_name = f"docker cp {one.copying:.2f} + md5sum {one.summing:.2f} ="
+    return ratio(one.seconds, one.copying + one.summing, peer_name)
+
+
+def build_memory() -> Measured:
+    return Measured(building.built().peak)
 
 
 # --- mounting ----------------------------------------------------------------------------
@@ -237,6 +250,14 @@ def by_placement(measure: Callable[[Cores], Walked], more: str = "") -> Measured
 ROWS = (
     Row("push_first", "push 60k entries, first time, against md5sum + cp -r", 1.5, "x", push_first),
     Row("push_again", "push again, nothing changed", 2.0, "s", push_again),
+    Row(
+        "build_stream",
+        "build: 60k entries out of a container into a store, against docker cp + md5sum",
+        1.5,
+        "x",
+        build_stream,
+    ),
+    Row("build_memory", "builder memory, 60k entries", 150.0, "MiB", build_memory),
     Row("ready", "list parsed and mount ready, 60k entries", 1.0, "s", ready),
     Row("ready_million", "list parsed and mount ready, 1M entries", 12.0, "s", ready_million),
     Row("memory", "daemon memory, 60k entries", 90.0, "MiB", memory),

@@ -274,8 +274,12 @@ class Container:
                 yield _Running(self, made["Id"], frames)
             finally:
                 frames.close()
+<<<<<<< HEAD
                 # That shuts the socket down and leaves its descriptor to the garbage collector.
                 frames._response.close()
+=======
+                frames._response.close()  # the SDK closes the socket and forgets what holds it
+>>>>>>> w/stream
 
     def _trouble(self, what: str) -> contextlib.AbstractContextManager[None]:
         return self.engine._trouble(f"container {self.name}: {what}")

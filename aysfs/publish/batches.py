@@ -46,6 +46,7 @@ class Batch:
 
     @property
     def is_full(self) -> bool:
+        """Whether the next blob might be too much."""
         return (
             self.spool is not None
             or len(self.sources) >= BATCH_FILES

@@ -4,9 +4,9 @@ Serves ``stream``. Owns one buffer; members come in the order of the archive, na
 attributes as the bytes that are in it. It judges the form of an archive and never what a path
 means. Everything that is not an archive, whole to its end, is a BadTar.
 
-The standard library's tarfile is not used: 60,000 members of a tree with nanoseconds cost it
-docs/performance.md says how much, it decodes names that are no text, and it takes an archive
-that is cut off between two members for a whole one.
+The standard library's tarfile is not used: it takes an archive that is cut off between two
+members for a whole one, and it needs 8.2 s for 60,000 members with nanoseconds and 668 MB, where
+this reader needs 1.4 s (both without hashing).
 """
 
 import re
