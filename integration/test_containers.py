@@ -33,8 +33,13 @@ def test_bound_in_from_the_host(site: Site, docker: Docker, built: str, point: P
         assert container.output(["/opt/jumpscale8/bin/js-ls"]) == (0, b"js-env\njs-ls\njs-which\n")
         code, _ = container.output(["sh", "-c", "echo x >/opt/jumpscale8/bin/js-ls"])
         assert code != 0
-        code, _ = container.output(["sh", "-c", "setpriv --reuid 1234 --regid 1234 --clear-groups"
-                                    " /opt/jumpscale8/bin/js-env"])
+        code, _ = container.output(
+            [
+                "sh",
+                "-c",
+                "setpriv --reuid 1234 --regid 1234 --clear-groups /opt/jumpscale8/bin/js-env",
+            ]
+        )
         assert code == 0
     finally:
         container.remove()
@@ -68,8 +73,12 @@ def context(dockerfile: str) -> io.BytesIO:
 
 def test_mounted_inside_a_container(built: str, inside: Container) -> None:
     said: list[bytes] = []
-    environment = {"PYTHONPATH": "/src:/site", "AYSFS_STORE": "/store", "AYSFS_KEEP_FREE": "0",
-                   "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        "PYTHONPATH": "/src:/site",
+        "AYSFS_STORE": "/store",
+        "AYSFS_KEEP_FREE": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     program = "from aysfs.cli.main import main; main()"
     code = inside.run(
         f"""set -e

@@ -50,14 +50,14 @@ def test_python_imports_its_packages(site: Site, point: Path) -> None:
     site.aysfs("build", "python3")
     site.aysfs("mount", "python3", point)
     program = "import jinja2, sqlalchemy, ssl, sys; print(sys.prefix, jinja2.__file__)"
-    prefix, _, package = site.run(point / "bin/python3", "-B", "-c", program).strip().rpartition(" ")
+    prefix, _, package = (
+        site.run(point / "bin/python3", "-B", "-c", program).strip().rpartition(" ")
+    )
     assert prefix.startswith(str(point))
     assert package.endswith("else/lib/python3/dist-packages/jinja2/__init__.py")
 
 
-def test_portal_is_exactly_what_its_repository_has(
-    site: Site, point: Path, tmp_path: Path
-) -> None:
+def test_portal_is_exactly_what_its_repository_has(site: Site, point: Path, tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "srv" / "jumpscale" / "portal")
     repository.commit({"lib/portal/__init__.py": "name = 'portal'\n", "tests/x": "not exported"})
     # The repository of the template, kept in a mirror as companies do.

@@ -9,6 +9,7 @@ import fcntl
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -194,14 +195,12 @@ class Sshd:
         )
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
-        # A session is a group of its own: stop() ends the connections as well.
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [shutil.which("sshd", path=_SBIN) or "sshd", "-D", "-e", "-f", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
             )
         wait_for_port(self.port, self._process, self._log)
         return self
@@ -211,11 +210,24 @@ class Sshd:
         process, self._process = self._process, None
         if process is None:
             return
-        process.kill()
-        process.wait()
-        for pid in _of_session(process.pid):
+        for pid in _family(process.pid):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Every connection hangs while the block runs, as when a cable is pulled."""
+        assert self._process is not None
+        stopped = _family(self._process.pid)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in stopped:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -236,13 +248,16 @@ class Sshd:
         self.stop()
 
 
-def _of_session(session: int) -> list[int]:
-    """Processes of a session, the ones in groups of their own too."""
-    found = []
+def _family(pid: int) -> list[int]:
+    """A process and all that descend from it: each connection of sshd is a session of its own."""
+    parents: dict[int, int] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(ProcessLookupError):
-            if os.getsid(int(name)) == session:
-                found.append(int(name))
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{name}/stat").read_text(errors="replace")
+            parents[int(name)] = int(status.rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:  # grows meanwhile
+        found += [child for child, parent in parents.items() if parent == one]
     return found
 
 

@@ -7,11 +7,13 @@ answers are structured. The SDK's errors end here.
 
 import contextlib
 import shlex
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import docker.errors
 import requests.exceptions
+import urllib3.exceptions
 from docker import APIClient
 
 from aysfs.errors import BuildFailed, ServerTrouble
@@ -94,7 +96,7 @@ class Docker:
     def load(self, data: Iterable[bytes]) -> None:
         """Take in an image that ``save`` gave."""
         with self._trouble("an image cannot be loaded"):
-            for _ in self._patient.load_image(data):
+            for _ in self._patient.load_image(iter(data)):
                 pass
 
     def _follow(
@@ -180,7 +182,11 @@ class Docker:
         except docker.errors.APIError as error:
             reason = error.explanation or str(error)
             raise ServerTrouble(f"{self.label}: {what}: {_one_line(reason)}", hint=hint) from error
-        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        except (
+            docker.errors.DockerException,
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,  # a stream that breaks off
+        ) as error:
             reason = _one_line(str(error))
             raise ServerTrouble(f"{self.label}: {what}: {reason}", hint=hint) from error
         except OSError as error:
@@ -267,19 +273,15 @@ class Container:
                 made = self.engine._api.exec_create(
                     self.id, words, environment=dict(environment or {}), workdir=directory
                 )
-                frames = self.engine._patient.exec_start(made["Id"], stream=True, demux=True)
+                raw = self.engine._patient.exec_start(made["Id"], socket=True)
             except docker.errors.NotFound as error:
                 raise ServerTrouble(f"{self}: the container is gone") from error
+            response = raw._response
             try:
-                yield _Running(self, made["Id"], frames)
+                yield _Running(self, made["Id"], _frames(response.raw._fp.fp))
             finally:
-                frames.close()
-<<<<<<< HEAD
-                # That shuts the socket down and leaves its descriptor to the garbage collector.
-                frames._response.close()
-=======
-                frames._response.close()  # the SDK closes the socket and forgets what holds it
->>>>>>> w/stream
+                raw._sock.close()
+                response.close()
 
     def _trouble(self, what: str) -> contextlib.AbstractContextManager[None]:
         return self.engine._trouble(f"container {self.name}: {what}")
@@ -348,6 +350,18 @@ class Output:
             if out:
                 return out
         return None
+
+
+def _frames(file: BinaryIO) -> Iterator[tuple[bytes | None, bytes | None]]:
+    """What a command says, from the buffered file that the answer's head was read from.
+
+    The SDK reads the socket below it, and loses what came in one piece with the head: over ssh
+    the whole output of `echo` was seen to be lost.
+    """
+    while len(head := file.read(8)) == 8:
+        kind, size = struct.unpack(">BxxxL", head)
+        data = file.read(size)
+        yield (data, None) if kind == 1 else (None, data)
 
 
 def _split(image: str) -> tuple[str, str | None]:
