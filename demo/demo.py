@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""``make demo``: push a real service, mount it with an empty cache, and run from the mount.
+"""``make demo``: build a service in a container, mount it and run it; then do so with a large one.
 
-The service is Python itself: the interpreter that runs this file, its standard library and
-well-known packages, in one tree below ``.demo/``. Everything the demo makes is below that
-directory and goes away at the end, the mount of an interrupted run included; only the tree is
-kept, so that the next run starts at once. ``--clean`` removes that too.
+First Redis, compiled in a Docker container, verified in another one, published, mounted and
+talked to. Then Python itself: the interpreter that runs this file, its standard library and
+well-known packages, pushed, mounted with an empty cache and run. Everything the demo makes is
+below ``.demo/`` and goes away at the end, the mount of an interrupted run included; only the
+Python tree and the image are kept, so that the next run starts sooner. ``--clean`` removes the
+tree too.
 """
 
 import argparse
@@ -25,7 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".demo"
 TREE, STORE, CACHE, MOUNT = WORK / "tree", WORK / "store", WORK / "cache", WORK / "mnt"
 RUNTIME, LOGS = WORK / "run", WORK / "log"
+BUILDS, SERVICES = WORK / "builds", WORK / "services"
 READY = WORK / "tree.ready"
+IMAGE = "debian:12"  # what the template of Redis builds in
 BIN = Path(sys.executable).parent
 
 NAME = "demo__python"
@@ -157,8 +161,11 @@ def census(directory: Path) -> Census:
 # --- the service -------------------------------------------------------------------------
 
 
-def aysfs(*arguments: str | Path) -> str:
-    """Run a command of the project against the demo's store and cache; its stdout."""
+def aysfs(*arguments: str | Path, quiet: bool = False) -> str:
+    """Run a command of the project against the demo's store and cache; its stdout.
+
+    A quiet one shows what it says on the way only when it fails.
+    """
     environment = {
         **os.environ,
         "AYSFS_CONFIG": os.devnull,
@@ -166,13 +173,22 @@ def aysfs(*arguments: str | Path) -> str:
         "AYSFS_CACHE": str(CACHE),
         "AYSFS_RUNTIME": str(RUNTIME),
         "AYSFS_LOGS": str(LOGS),
+        "AYSFS_BUILDS": str(BUILDS),
+        "AYSFS_SERVICES": str(SERVICES),
     }
     command = [str(BIN / "aysfs"), *map(str, arguments)]
     say(f"    $ aysfs {' '.join(command[1:])}")
     done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, text=True, check=False, timeout=600
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if quiet else None,
+        text=True,
+        check=False,
+        timeout=600,
     )
     if done.returncode:
+        say((done.stderr or "").rstrip())
         raise SystemExit(f"demo: aysfs {arguments[0]} ended with {done.returncode}")
     return done.stdout
 
@@ -197,7 +213,7 @@ def clean(*, everything: bool) -> None:
     take_away_mount()
     if is_mounted():
         raise SystemExit(f"demo: {MOUNT} cannot be unmounted")
-    for directory in [WORK] if everything else [MOUNT, STORE, CACHE, RUNTIME, LOGS]:
+    for directory in [WORK] if everything else [MOUNT, STORE, CACHE, RUNTIME, LOGS, BUILDS]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -225,7 +241,55 @@ def run_inside() -> None:
     say(f"    {told['modules']} modules loaded, numpy solved for {told['solved']}")
 
 
+def talk_to_redis() -> None:
+    """Start the mounted server on a socket of its own, and use it through the mounted client."""
+    place = WORK / "redis"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    socket = place / "socket"
+    server = subprocess.Popen(
+        [MOUNT / "bin/redis-server", "--port", "0", "--unixsocket", socket, "--dir", place],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while not socket.exists():
+            if server.poll() is not None:
+                raise SystemExit(f"demo: redis-server ended with {server.returncode}")
+            time.sleep(0.02)
+        for words in (["ping"], ["set", "built", "in a container"], ["get", "built"]):
+            command = [str(MOUNT / "bin/redis-cli"), "-s", str(socket), *words]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+            say(f"    redis> {' '.join(words)}\n    {done.stdout.strip()}")
+    finally:
+        server.terminate()
+        server.wait(10)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def build_redis() -> None:
+    """A service from its recipe to an answer."""
+    with step(f"an image to build in: {IMAGE}"):
+        subprocess.run([ROOT / "scripts/base_image.sh", IMAGE], check=True, timeout=600)
+    with step("build Redis in a container, verify it in another one, publish it"):
+        say(aysfs("build", "redis", quiet=True).rstrip())
+    with step("build it again: nothing changed"):
+        say(aysfs("build", "redis", quiet=True).rstrip())
+    with step("mount it on another path, with what the build cached removed"):
+        shutil.rmtree(CACHE)
+        MOUNT.mkdir()
+        aysfs("mount", "redis", MOUNT)
+    with step("talk to it"):
+        talk_to_redis()
+        got, whole = cached(), census(MOUNT)
+        say(f"    fetched {megabytes(got.size)} of {megabytes(whole.size)}")
+    with step("unmount"):
+        aysfs("umount", MOUNT)
+        MOUNT.rmdir()
+        shutil.rmtree(CACHE)
+
+
 def demonstrate() -> None:
+    build_redis()
     with step(f"a service to publish: {VERSION} with {', '.join(PACKAGES)}"):
         make_tree()
         whole = census(TREE)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Every check of the project in one go: lint, types, contracts, then the tests by floor.
 
-The floors are ``tests/t0_*``, ``tests/t1_*``, ... in that order, and ``integration`` on top, each in
-its own pytest, and the first red one ends the run: what stands on a broken floor says nothing. The last line is
-``N passed, N failed, N skipped``. Arguments choose floors (``t2``, ``t0_digest``), in which
-case the checks before them are left out; ``--lint`` runs only those checks.
+The floors are ``tests/t0_*``, ``tests/t1_*``, ... in that order, and ``integration`` on top, each
+in its own pytest, and the first red one ends the run: what stands on a broken floor says nothing.
+The last line is ``N passed, N failed, N skipped``. Arguments choose floors (``t2``, ``t0_digest``),
+in which case the checks before them are left out; ``--lint`` runs only those checks.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
 BIN = Path(sys.executable).parent
 INTEGRATION = ROOT / "integration"
-CHECKED = ("aysfs", "build", "tests", "integration", "benchmarks", "demo", "scripts")
+CHECKED = ("aysfs", "tests", "integration", "benchmarks", "demo", "scripts")
 
 CHECKS: tuple[tuple[str, ...], ...] = (
     ("ruff", "check", *CHECKED, "build"),
@@ -64,9 +64,10 @@ def has_tests(path: Path) -> bool:
 
 
 def floors(wanted: Sequence[str]) -> list[Path]:
-    """The floors to run, lowest first."""
+    """The floors to run, lowest first; on top of them what uses the whole product."""
     found = [path for path in TESTS.glob("t[0-9]*_*") if has_tests(path)]
     found.sort(key=lambda path: (int(re.findall(r"\d+", path.name)[0]), path.name))
+    found.append(INTEGRATION)
     return [path for path in found if not wanted or path.name.startswith(tuple(wanted))]
 
 
@@ -94,7 +95,8 @@ def run_floor(floor: Path) -> tuple[Counts, bool]:
     """One pytest for one floor: its counts, and whether it is green."""
     with tempfile.TemporaryDirectory(prefix="aysfs-tests-") as directory:
         report = Path(directory) / "report.xml"
-        code = run(("pytest", str(floor.relative_to(ROOT)), f"--junitxml={report}"))
+        rules = ("-p", "tests.conftest") if floor == INTEGRATION else ()
+        code = run(("pytest", *rules, str(floor.relative_to(ROOT)), f"--junitxml={report}"))
         counts = counts_of(report, code)
     if code == NO_TESTS_COLLECTED:
         say(f"{floor.name}: no test was found")
