@@ -186,3 +186,12 @@ class MountBusy(MountFailed):
     """A mount that somebody still uses."""
 
     code = ExitCode.BUSY
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first real error inside the groups that nurseries raise; one of ours before any other."""
+    if isinstance(error, BaseExceptionGroup):
+        error = error.subgroup(AysfsError) or error
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

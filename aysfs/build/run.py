@@ -27,7 +27,7 @@ from aysfs.build.recipe import BuildSpec
 from aysfs.build.record import Inputs, Record, from_json, log_note, record_note
 from aysfs.build.service import Service
 from aysfs.build.template import Template
-from aysfs.errors import AysfsError, BadRecipe, BuildFailed, Missing, ServerTrouble
+from aysfs.errors import AysfsError, BadRecipe, BuildFailed, Missing, ServerTrouble, first_of
 from aysfs.flist.entry import Entry, Header
 from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName
@@ -119,8 +119,8 @@ class Builder:
                     server = await free.receive()
                     del waiting[name]
                     nursery.start_soon(one, name, server)
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
+        except* AysfsError as group:
+            raise first_of(group) from None
         return [built[name] for name in planned]
 
     async def _build_one(
@@ -297,15 +297,6 @@ def _next(
     return next(
         (name for name, what in waiting.items() if all(need in built for need in what.needs)), None
     )
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The failure that ended the others; the group itself when it was none of ours."""
-    known = group.subgroup(AysfsError)
-    error: BaseException = group if known is None else known
-    while known is not None and isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _spec(template: Template) -> BuildSpec:

@@ -6,16 +6,9 @@ import sys
 
 import click
 
-from aysfs.errors import AysfsError, BuildFailed, ExitCode, VerifyFailed
+from aysfs.errors import AysfsError, BuildFailed, ExitCode, VerifyFailed, first_of
 
 _SHOWN = 50  # findings of a verification
-
-
-def first_of(error: BaseException) -> BaseException:
-    """The first real error inside the groups that nurseries raise."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def exit_code(error: BaseException) -> int:

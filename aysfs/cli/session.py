@@ -12,8 +12,8 @@ from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.cache.recovery import flush, recover
 from aysfs.cli.config import Settings
-from aysfs.cli.render import first_of, note
-from aysfs.errors import StoreTrouble
+from aysfs.cli.render import note
+from aysfs.errors import StoreTrouble, first_of
 from aysfs.load import Loaded, load_tree
 from aysfs.store.open import open_store
 

@@ -20,7 +20,7 @@ import trio
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.cache.recovery import flush, recover
-from aysfs.errors import AysfsError, MountFailed, StoreTrouble
+from aysfs.errors import AysfsError, MountFailed, StoreTrouble, first_of
 from aysfs.load import Loaded, load_tree
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
@@ -274,10 +274,3 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
             raise first_of(group) from None
     finally:
         claim.drop()
-
-
-def first_of(error: BaseException) -> BaseException:
-    """The first real error inside nested groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import trio
 
 from aysfs.digest import ZERO, Digest
-from aysfs.errors import AysfsError, BadList, BuildFailed
+from aysfs.errors import AysfsError, BadList, BuildFailed, first_of
 from aysfs.flist.entry import Entry, Ext, Header, Kind
 from aysfs.flist.percent import encode_path
 from aysfs.flist.rules import show
@@ -214,8 +214,8 @@ async def put_missing(stores: Sequence[Store], batch: Sequence[BlobSource]) -> N
         async with trio.open_nursery() as nursery:
             for store in stores:
                 nursery.start_soon(send, store)
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
+    except* AysfsError as group:
+        raise first_of(group) from None
 
 
 async def publish_list(
@@ -229,14 +229,3 @@ async def publish_list(
     for store in stores:
         await store.put_list(name, chunks)
     return chunks
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error of the store that failed first; else the group, which is a cancellation."""
-    known = group.subgroup(AysfsError)
-    if known is None:
-        return group
-    error: BaseException = known
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
