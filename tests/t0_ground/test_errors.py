@@ -51,6 +51,7 @@ CODE_OF = {
     "Missing": ExitCode.MISSING,
     "BlobMissing": ExitCode.MISSING,
     "ListMissing": ExitCode.MISSING,
+    "NoteMissing": ExitCode.MISSING,
     "PathMissing": ExitCode.MISSING,
     "TemplateMissing": ExitCode.MISSING,
     "InstanceMissing": ExitCode.MISSING,
