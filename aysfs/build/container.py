@@ -74,7 +74,12 @@ class Docker:
         name, tag = _split(image)
         with self._trouble(f"image {image} cannot be built"):
             lines = self._patient.build(
-                fileobj=context, custom_context=True, tag=f"{name}:{tag}", rm=True, decode=True
+                fileobj=context,
+                custom_context=True,
+                tag=f"{name}:{tag}",
+                rm=True,
+                forcerm=True,
+                decode=True,
             )
             self._follow(lines, say, image, failed=f"the Dockerfile of image {image} failed")
         found = self.image_id(image)

@@ -19,20 +19,11 @@ from aysfs.names import parse_name
 from aysfs.publish.push import push
 from aysfs.publish.stream import TarTree
 from aysfs.store.memory import MemoryStore
-
-# To be replaced by the fixtures that make this image and start Docker.
-IMAGE = "aysfs-test/base:1"
+from tests.docker_host import unique
 
 HIDE_TAR = (
     "printf '#!/bin/sh\\necho busybox tar\\n' >/usr/local/bin/tar; chmod +x /usr/local/bin/tar"
 )
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Docker]:
-    docker = Docker()
-    yield docker
-    docker.close()
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +33,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def container(engine: Docker, source: Path) -> Iterator[Container]:
+def container(docker: Docker, base_image: str, source: Path) -> Iterator[Container]:
     mounts = [Mounted(str(source), "/from")]
-    made = engine.start(IMAGE, name="aysfs-test-capture", service="capture", mounts=mounts)
+    name = f"aysfs-test-{unique()}"
+    made = docker.start(base_image, name=name, service="test", mounts=mounts, network="none")
     yield made
     made.remove()
 
@@ -159,8 +151,9 @@ def test_a_file_that_changes_meanwhile(container: Container) -> None:
     assert "file changed as we read it" in caught.value.output
 
 
-def test_a_container_that_is_killed_meanwhile(engine: Docker) -> None:
-    container = engine.start(IMAGE, name="aysfs-test-killed", service="capture")
+def test_a_container_that_is_killed_meanwhile(docker: Docker, base_image: str) -> None:
+    name = f"aysfs-test-{unique()}"
+    container = docker.start(base_image, name=name, service="test", network="none")
     try:
         sh(container, "mkdir /srv/x; truncate -s 64M /srv/x/file")
 
@@ -181,8 +174,9 @@ def test_a_container_that_is_killed_meanwhile(engine: Docker) -> None:
         container.remove()
 
 
-def test_without_gnu_tar_docker_packs_and_the_loss_is_told(engine: Docker) -> None:
-    container = engine.start(IMAGE, name="aysfs-test-no-tar", service="capture")
+def test_without_gnu_tar_docker_packs_and_the_loss_is_told(docker: Docker, base_image: str) -> None:
+    name = f"aysfs-test-{unique()}"
+    container = docker.start(base_image, name=name, service="test", network="none")
     try:
         sh(container, HIDE_TAR)
         sh(
