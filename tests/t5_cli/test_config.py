@@ -84,6 +84,9 @@ def test_every_setting_has_its_environment_variable(
         "cache_size": "1k",
         "keep_free": "2",
         "deadline": "3",
+        "services": "/g",
+        "builds": "/h",
+        "templates": "/i:/j",
     }
     assert values.keys() == config.Settings.__dataclass_fields__.keys()
     for name, value in values.items():
@@ -92,6 +95,8 @@ def test_every_setting_has_its_environment_variable(
     assert (settings.store, settings.namespace, settings.default_domain) == ("/a", "e", "f")
     assert list(map(str, (settings.cache, settings.runtime, settings.logs))) == ["/b", "/c", "/d"]
     assert (settings.cache_size, settings.keep_free, settings.deadline) == (1024, 2, 3.0)
+    assert (settings.services, settings.builds) == (Path("/g"), Path("/h"))
+    assert settings.templates == (Path("/i"), Path("/j"))
 
 
 def test_an_empty_variable_is_none(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
