@@ -80,6 +80,24 @@ def container_with_tree() -> Iterator[Container]:
         docker.close()
 
 
+def verify_tree() -> tuple[float, float]:
+    """Seconds of `aysfs verify` of the pushed tree, blobs cached, and of md5sum of the tree."""
+    host.cached(host.TREE_NAME)
+    summing = host.timed(
+        [
+            *("sh", "-c", 'cd "$1" && xargs -0 md5sum <"$2" >/dev/null', "sh"),
+            *(host.TREE, host.FILE_PATHS),
+        ]
+    )
+    return host.aysfs("verify", host.TREE_NAME, "--image", IMAGE), summing
+
+
+def build_again() -> float:
+    """Seconds of a build of a shipped template when nothing changed."""
+    host.aysfs("build", "base")
+    return host.aysfs("build", "base")
+
+
 # --- the builder -------------------------------------------------------------------------
 
 

@@ -33,6 +33,8 @@ SETTINGS = {
     "AYSFS_CACHE": str(CACHE),
     "AYSFS_RUNTIME": str(RUNTIME),
     "AYSFS_LOGS": str(LOGS),
+    "AYSFS_BUILDS": str(WORK / "builds"),
+    "AYSFS_SERVICES": str(WORK / "services"),
 }
 
 READERS = 8

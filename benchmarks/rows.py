@@ -85,6 +85,15 @@ def build_stream() -> Measured:
     return ratio(one.seconds, one.copying + one.summing, peer_name)
 
 
+def build_again() -> Measured:
+    return Measured(building.build_again())
+
+
+def verify() -> Measured:
+    host.pushed(TREE_NAME, TREE)
+    return ratio(*building.verify_tree(), "md5sum")
+
+
 def build_memory() -> Measured:
     return Measured(building.built().peak)
 
@@ -257,6 +266,8 @@ ROWS = (
         "x",
         build_stream,
     ),
+    Row("build_again", "build, nothing changed", 2.0, "s", build_again),
+    Row("verify", "verify 60k entries in a container, against md5sum", 3.0, "x", verify),
     Row("build_memory", "builder memory, 60k entries", 150.0, "MiB", build_memory),
     Row("ready", "list parsed and mount ready, 60k entries", 1.0, "s", ready),
     Row("ready_million", "list parsed and mount ready, 1M entries", 12.0, "s", ready_million),
