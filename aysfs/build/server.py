@@ -7,6 +7,7 @@ SSH_ASKPASS, and no host key is accepted that the user has not accepted before.
 
 import contextlib
 import os
+import pwd
 import re
 import subprocess
 import tempfile
@@ -25,6 +26,7 @@ CONNECT = 20  # seconds until the server's sshd does
 ALIVE, ALIVE_COUNT = 15, 3  # a server that is silent for as many times as many seconds is gone
 _ENDING = 5.0  # seconds that ssh is given to end by itself
 _LONGEST = 90  # bytes of a socket's path; the kernel takes 107, and ssh adds to it
+_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")  # a person's own, as ssh looks for them
 
 _ASKPASS = """#!/bin/sh
 case $1 in
@@ -149,11 +151,24 @@ class _Forward:
         if self._known_hosts:
             options["UserKnownHostsFile"] = self._known_hosts
             options["GlobalKnownHostsFile"] = "none"
-        words = ["ssh", "-N", "-T", "-L", f"{self._socket}:{SOCKET}"]
+        words = ["ssh", *self._settings(), "-N", "-T", "-L", f"{self._socket}:{SOCKET}"]
         words += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         if self._key:
             words += ["-i", str(self._key)]
         return [*words, "-p", str(self._node.port), "-l", self._node.login, "--", self._host]
+
+    def _settings(self) -> list[str]:
+        """ssh goes by the account's home, all else by ``$HOME``: where they differ it is told."""
+        home = Path("~/.ssh").expanduser()
+        if home == Path(_account_home(), ".ssh"):
+            return []
+        lines = [f'Include "{home}/config"', "Host *", f'UserKnownHostsFile "{home}/known_hosts"']
+        if self._key is None:
+            lines += [f'IdentityFile "{key}"' for key in _own_keys()]
+        lines += ["Include /etc/ssh/ssh_config"]
+        file = self._folder / "config"
+        file.write_text("".join(f"{line}\n" for line in lines))
+        return ["-F", str(file)]
 
     def connect(self) -> Docker:
         """Wait until Docker answers."""
@@ -227,6 +242,18 @@ class _Forward:
 def _short_place() -> str | None:
     """Where a socket's path stays short; None is the usual place for temporary files."""
     return "/tmp" if len(os.fsencode(tempfile.gettempdir())) > _LONGEST - 30 else None
+
+
+def _own_keys() -> list[Path]:
+    home = Path("~/.ssh").expanduser()
+    return [key for key in map(home.joinpath, _KEYS) if key.is_file()]
+
+
+def _account_home() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # an account without a name, as containers have them
+        return ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
