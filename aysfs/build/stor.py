@@ -123,7 +123,7 @@ def log_in(services: Services, node: Instance) -> tuple[SshAddress, SshCredentia
     kind = node.view()
     if not isinstance(kind, NodeSsh):
         raise BadRecipe(f"`{node}` is no node.ssh")
-    key = _consumed_key(node) or _named_key(services, node, kind.sshkey) or SshCredentials()
+    key = _consumed_key(node) or _named_key(services, node, kind.sshkey) or _only_key(services)
     address = SshAddress(_host(kind.ip), "/", kind.login, kind.port)
     return address, replace(key, password=kind.password or None)
 
@@ -145,6 +145,13 @@ def _named_key(services: Services, node: Instance, name: str) -> SshCredentials 
         f"`{node}` names the key `{name}`, and no sshkey instance is called that",
         hint=f"`aysfs service new sshkey {name}`",
     )
+
+
+def _only_key(services: Services) -> SshCredentials:
+    """The manual's node names no key: the one that there is comes before the person's own."""
+    keys = services.list("sshkey")
+    found = _key_of(keys[0]) if len(keys) == 1 else None
+    return SshCredentials() if found is None else replace(found, alone=False)
 
 
 def _key_of(instance: Instance) -> SshCredentials | None:

@@ -205,6 +205,7 @@ def _servers(services: Services, hosts: Sequence[str], stack: ExitStack) -> list
                     node,
                     str(instance),
                     key=login.key_file,
+                    key_alone=login.alone,
                     passphrase=login.passphrase or "",
                     known_hosts=login.known_hosts,
                 )
