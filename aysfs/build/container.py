@@ -187,7 +187,7 @@ class Docker:
             requests.exceptions.RequestException,
             urllib3.exceptions.HTTPError,  # a stream that breaks off
         ) as error:
-            reason = _one_line(str(error))
+            reason = _reason(error)
             raise ServerTrouble(f"{self.label}: {what}: {reason}", hint=hint) from error
         except OSError as error:
             reason = error.strerror or str(error)
@@ -371,6 +371,16 @@ def _split(image: str) -> tuple[str, str | None]:
     head, _, last = image.rpartition("/")
     name, _, tag = last.partition(":")
     return (f"{head}/{name}" if head else name), tag or "latest"
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, below the texts that three libraries wrap around it."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, OSError) and below.strerror:
+            return below.strerror
+        below = below.__context__
+    return _one_line(str(error))
 
 
 def _one_line(text: str) -> str:
