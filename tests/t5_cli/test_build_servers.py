@@ -380,27 +380,41 @@ def test_a_store_that_does_not_answer_leaves_all_stores_without_the_list(farm: F
         assert f"ssh://root@127.0.0.1:{port}" in line
 
 
-def test_a_password_is_on_no_command_line_and_in_no_word(farm: Farm) -> None:
+@pytest.fixture
+def account() -> Iterator[str]:
+    """An account of this host that logs in by the password and may use Docker."""
+    name = "aysfs-test-build"
+    subprocess.run(["userdel", "-r", name], capture_output=True, check=False)
+    docker_host.run("useradd", "-m", "-G", "docker", "-s", "/bin/sh", name)
+    subprocess.run(["chpasswd"], input=f"{name}:{SECRET}", text=True, check=True)
+    yield name
+    subprocess.run(["userdel", "-r", name], capture_output=True, check=False)
+
+
+def test_a_password_opens_the_server_and_is_seen_nowhere(farm: Farm, account: str) -> None:
     farm.set_up()
     farm.template("hello", 'service.execute("sleep 1; false")')
-    words = ["build", farm.name, "--host", "node.ssh!master", "--network", "none"]
-    seen = b""
-    with farm.started(*words) as build:
-        farm.wait_until_it_says(build, b"execute sleep 1")
-        while build.poll() is None:
-            seen += command_lines()
-        out, err = build.communicate(timeout=30)
-    assert b"/var/run/docker.sock" in seen  # ssh was among them
-    assert build.returncode == 13
-    shown = "".join(farm.host.ok("service", what, *more) for what, *more in (
-        ("list",), ("show", "node.ssh!master"), ("show", "node.ssh!master", "--json"),
-    ))  # fmt: skip
+    by_word = f"Match User {account}\n  PasswordAuthentication yes\n"
+    with Sshd(farm.host.root / "word", sftp=False, more=by_word) as server:
+        farm.known_hosts.write_text(farm.sshd.host_line() + server.host_line())
+        args = {"ip": "127.0.0.1", "ssh.port": server.port, "login": account, "password": SECRET}
+        made = farm.python(f"from aysfs import j; j.atyourservice.new('node.ssh', 'word', {args})")
+        assert made.code == 0
+        seen = b""
+        words = ["build", farm.name, "--host", "node.ssh!word", "--network", "none"]
+        with farm.started(*words) as build:
+            farm.wait_until_it_says(build, b"execute sleep 1")
+            while build.poll() is None:
+                seen += command_lines()
+            out, err = build.communicate(timeout=30)
+    assert f"-l\0{account}\0".encode() in seen  # ssh was among them
+    assert build.returncode == 13, err
+    shown = "".join(farm.host.ok("service", "show", "node.ssh!word", *more) for more in
+                    ((), ("--json",)))  # fmt: skip
     logs = b"".join(path.read_bytes() for path in (farm.host.root / "builds").rglob("*.log"))
-    farm.sshd.stop()
-    refused = "".join(farm.fails(15))
-    everything = seen + out + err + logs + (shown + refused).encode()
-    assert SECRET.encode() not in everything
-    (kept,) = (farm.host.root / "services").rglob("node!master/instance.hrd")
+    refused = "".join(farm.fails(15, "--host", "node.ssh!word"))
+    assert SECRET.encode() not in seen + out + err + logs + (shown + refused).encode()
+    (kept,) = (farm.host.root / "services").rglob("node!word/instance.hrd")
     assert SECRET in kept.read_text()
     assert kept.stat().st_mode & 0o777 == 0o600
 
