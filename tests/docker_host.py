@@ -73,10 +73,14 @@ def docker() -> Docker:
 
 @contextlib.contextmanager
 def second_docker() -> Iterator[str]:
-    """The address of another Docker on this host, with no image and no network; needs root."""
+    """The address of another Docker on this host, with no image and no network; needs root.
+
+    It has a network namespace of its own: without one it takes away the `docker0` of the first.
+    """
     folder = Path(tempfile.mkdtemp(prefix="aysfs-dockerd-"))
     address = f"unix://{folder}/docker.sock"
-    command = ["dockerd", "-H", address, "--bridge=none", "--iptables=false", "--ip6tables=false"]
+    command = ["unshare", "--net", "dockerd", "-H", address, "--bridge=none"]
+    command += ["--iptables=false", "--ip6tables=false"]
     for name, place in (("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid")):
         command += [f"--{name}", str(folder / place)]
     log = folder / "log"

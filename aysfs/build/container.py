@@ -40,6 +40,7 @@ class Docker:
     def __init__(self, address: str = LOCAL, label: str = "Docker on this host") -> None:
         """ServerTrouble when nothing answers at the address."""
         self.label = label
+        self.reach = ""  # what a person types before a command to run it on the engine's host
         with self._trouble("cannot be reached", hint=_START_HINT):
             self._api: Any = APIClient(base_url=address, version="auto", timeout=TIMEOUT)
             # For what a container says: a compiler may be silent for minutes.
@@ -254,6 +255,12 @@ class Container:
         """The process on the engine's host that holds the container's namespaces."""
         with self._trouble("cannot be looked at"):
             return int(self.engine._api.inspect_container(self.id)["State"]["Pid"])
+
+    @property
+    def entry(self) -> str:
+        """The command line by which a person looks into it."""
+        command = f"docker exec -it {self.name} sh"
+        return f"{self.engine.reach} {command}" if self.engine.reach else command
 
     def remove(self) -> None:
         """Stop it and remove it with its volumes; gone already is fine."""

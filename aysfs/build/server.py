@@ -63,6 +63,7 @@ def open_server(
         keys = [] if key is None else [key, *([] if key_alone else _own_keys())]
         forward = _Forward(node, name, keys, key_alone, known_hosts, Path(folder))
         with forward.running(passphrase), contextlib.closing(forward.connect()) as engine:
+            engine.reach = f"ssh -t -p {node.port} {node.login}@{node.ip.strip('[]')}"
             try:
                 yield engine
             except ServerTrouble as trouble:

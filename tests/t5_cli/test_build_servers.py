@@ -5,75 +5,21 @@ One sshd on loopback stands for every node; the Docker behind it is this host's.
 
 import contextlib
 import json
+import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import LABEL, Docker
+from aysfs.build.container import Docker
 from tests import docker_host
 from tests.docker_host import GitRepository
 from tests.servers import Sshd, free_port, make_key
-from tests.t5_cli.conftest import MAIN, Done, Host
+from tests.t5_cli.conftest import Host
+from tests.t5_cli.farm import BUILD, KEY, SECRET, Farm
 
 AYS = "from aysfs.cli.ays import main; main()"
-SECRET = "supersecret"  # the manual's; never needed here, and never to be seen
-KEY = "ovh_install"
-
-ACTIONS = """\
-class Actions(ActionsBase):
-    def build(self, service):
-        service.execute("mkdir -p /opt/hello && echo hello >/opt/hello/greeting")
-        {more}
-        service.upload2AYSfs("/opt/hello")
-"""
-
-# The script of the manual, with the addresses, the root, and the service of a test.
-SCRIPT = """\
-from aysfs import j
-
-data = {{
- 'key.name': 'ovh_install',
-}}
-key = j.atyourservice.new(name='sshkey', instance='build', args=data)
-
-buildhostip = "127.0.0.1"
-data = {{
-    'jumpscale.branch': 'ays_unstable',
-    'jumpscale.install': False,
-    'jumpscale.reset': False,
-    'jumpscale.update': False,
-    'ssh.port': {port},
-    'login': 'root',
-    'password': 'supersecret',
-    'ip': buildhostip
-}}
-buildhost = j.atyourservice.new(name='node.ssh',instance="master",args=data)
-
-# #INIT THE CACHES & STOR's
-data = {{
-    'read.login': 'read',
-    'write.login': 'write',
-    'root': "{root}"
-}}
-ays_stor1 = j.atyourservice.new(name='ays_stor.ssh',instance="stor1",parent=buildhost,args=data)
-
-data = {{
-    'login': 'read',
-    'cache': False,
-    'ip': buildhostip,
-    'ssh.port': {port},
-}}
-storclient1 = j.atyourservice.new(name='ays_stor_client.ssh',instance="storclient",args=data)
-storclient1.consume(ays_stor1)
-"""
-BUILD = """
-redis = j.atyourservice.getTemplate(name='{name}')
-redis.build(build_server='node.ssh!master', image_build=False, image_push=False, debug=False)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -90,103 +36,6 @@ def image(docker: Docker) -> Iterator[str]:
     docker_host.shell_image(name)
     yield name
     docker_host.run("docker", "rmi", "-f", name)
-
-
-class Farm:
-    """A host, the node that it knows by the manual's script, and templates of its own."""
-
-    def __init__(self, host: Host, sshd: Sshd, docker: Docker, image: str) -> None:
-        self.host = host
-        self.sshd = sshd
-        self.docker = docker
-        self.image = image
-        self.root = host.root / "stor"
-        self.suffix = docker_host.unique()
-        self.name = self.template("hello")
-        ssh = host.root / ".ssh"
-        ssh.mkdir(mode=0o700)
-        self.known_hosts = ssh / "known_hosts"
-        self.known_hosts.write_text(sshd.host_line())
-        self.key = ssh / KEY
-        self.key.write_bytes(sshd.key.read_bytes())
-        self.key.chmod(0o600)
-        host.environment.pop("SSH_AUTH_SOCK", None)
-
-    def template(self, name: str, more: str = "", hrd: str = "", image: str = "") -> str:
-        """A template; its whole name, which no other test of this host has."""
-        full = f"acme__{name}-{self.suffix}"
-        folder = self.host.root / "build" / full
-        folder.mkdir(parents=True, exist_ok=True)
-        recipe = f"build =\n    image:'{image or self.image}',\n{hrd}"
-        (folder / "service.hrd").write_text(recipe)
-        (folder / "actions_mgmt.py").write_text(ACTIONS.format(more=more))
-        return full
-
-    def script(self, more: str = "") -> Done:
-        """Run the manual's script, and more after it."""
-        text = SCRIPT.format(port=self.sshd.port, root=self.root) + more
-        return self.python(text)
-
-    def set_up(self) -> None:
-        done = self.script()
-        assert (done.code, done.raw, done.err) == (0, b"", "")
-
-    def python(self, text: str, *arguments: str) -> Done:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", text, *arguments],
-            cwd=self.host.root,
-            env=self.host.environment,
-            capture_output=True,
-            check=False,
-            timeout=60,
-        )
-        return Done(done.returncode, done.stdout, done.stderr.decode())
-
-    def build(self, *arguments: str) -> Done:
-        words = [self.name, "--host", "node.ssh!master", "--network", "none", *arguments]
-        return self.host.run("build", *words)
-
-    def fails(self, code: int, *arguments: str) -> list[str]:
-        """A build that fails: nothing is published anywhere, nothing runs on; its last words."""
-        done = self.build(*arguments)
-        assert done.code == code, done.err
-        assert self.published() == []
-        assert self.containers() == []
-        assert "Traceback" not in done.err
-        lines = [line for line in done.err.splitlines() if line.strip()]
-        at = max(at for at, line in enumerate(lines) if line.startswith("aysfs: "))
-        return lines[at:]
-
-    @contextlib.contextmanager
-    def started(self, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
-        """A command that runs beside the test, and not longer than it."""
-        with subprocess.Popen(
-            [sys.executable, "-P", "-c", MAIN, *arguments],
-            cwd=self.host.root,
-            env=self.host.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-    def wait_until_it_says(self, process: "subprocess.Popen[bytes]", words: bytes) -> None:
-        assert process.stderr is not None
-        end = time.monotonic() + 30
-        while words not in (line := process.stderr.readline()):
-            assert line
-            assert time.monotonic() < end
-
-    def published(self) -> list[str]:
-        """All that is beside lists, in the host's own store and on the node."""
-        stores = (self.host.root / "store", self.root)
-        return [path.name for store in stores for path in sorted(store.glob("dedupe/md/*"))]
-
-    def containers(self) -> list[str]:
-        found = self.docker._api.containers(all=True, filters={"label": LABEL})
-        return [one["Id"] for one in found if one["Labels"][LABEL].endswith(self.suffix)]
 
 
 @pytest.fixture
@@ -232,8 +81,7 @@ def test_the_script_of_the_manual_builds_on_its_server_and_fills_its_store(farm:
 
 def test_independent_services_are_built_side_by_side_on_several_servers(farm: Farm) -> None:
     farm.set_up()
-    values = ["ip=127.0.0.1", f"ssh.port={farm.sshd.port}", "login=root", "sshkey=build"]
-    farm.host.ok("service", "new", "node.ssh", "second", *values)
+    farm.node("second", farm.sshd.port, "root")
     needed = farm.template("needed")
     short = needed.removeprefix("acme__")
     hrd = f"dependencies.1 =\n    name:'{short}',\n    domain:'acme',\n    type:'build',\n"
@@ -252,7 +100,7 @@ def test_independent_services_are_built_side_by_side_on_several_servers(farm: Fa
         for own, other in (("one", "two"), ("two", "one"))
     ]
     hosts = ["--host", "node.ssh!master", "--host", "node.ssh!second"]
-    done = farm.host.run("build", *names, *hosts, "--network", "none", "--json")
+    done = farm.host.run("build", *names, *hosts, "--network", "none", "--no-verify", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert [one["service"] for one in report] == [needed, *names]
@@ -291,17 +139,29 @@ def test_an_image_is_built_pushed_and_pulled_again(farm: Farm, tmp_path: Path) -
     assert farm.host.ok("cat", f"{farm.name}:/opt/hello/word") == "made"
 
 
+def test_a_kept_container_is_entered_on_its_server(farm: Farm) -> None:
+    farm.set_up()
+    farm.template("hello", 'service.execute("false")')
+    done = farm.build("--debug")
+    assert done.code == 13
+    hint = done.err.splitlines()[-1]
+    reach = f"ssh -t -p {farm.sshd.port} root@127.0.0.1"
+    assert hint == f"  look into it: {reach} docker exec -it aysfs-build-{farm.name} sh"
+    assert len(farm.containers()) == 1
+
+
 def test_a_store_is_prepared_on_its_node(farm: Farm) -> None:
     farm.set_up()
-    # This host's accounts are not the test's: the store belongs to those that are there.
-    services = farm.host.root / "services"
-    (stor,) = services.rglob("ays_stor!stor1/instance.hrd")
-    text = stor.read_text().replace("'read'", "'root'").replace("'write'", "'root'")
-    stor.write_text(text.replace("= read", "= root").replace("= write", "= root"))
-    for _ in range(2):
-        assert "prepared" in farm.host.ok("service", "prepare", "ays_stor.ssh!stor1")
+    # No accounts are made on the host of the tests: the store is of one that is there.
+    logins = ["read.login=root", "write.login=root", "--parent", "node.ssh!master"]
+    farm.host.ok("service", "new", "ays_stor.ssh", "stor1", *logins)
+    farm.client("storclient", farm.sshd.port, "root")
+    said = farm.host.ok("service", "prepare", "ays_stor.ssh!stor1")
+    assert said == "jumpscale|ays_stor.ssh!stor1: prepared\n"
     assert (farm.root / "dedupe" / "md").is_dir()
     assert farm.root.stat().st_mode & 0o7777 == 0o2750
+    assert farm.build().code == 0
+    assert f"{farm.name}.flist" in farm.published()
 
 
 # --- what goes wrong -----------------------------------------------------------------------
@@ -346,8 +206,7 @@ def test_a_closed_port_is_named(farm: Farm) -> None:
 def test_a_server_that_goes_away_under_a_build_is_told_in_one_line(farm: Farm) -> None:
     farm.set_up()
     farm.template("hello", 'service.execute("sleep 50")')
-    words = ["build", farm.name, "--host", "node.ssh!master", "--network", "none"]
-    with farm.started(*words) as build:
+    with farm.started(*farm.words()) as build:
         farm.wait_until_it_says(build, b"execute sleep 50")
         farm.sshd.stop()
         out, err = build.communicate(timeout=55)
@@ -365,19 +224,30 @@ def test_a_server_that_goes_away_under_a_build_is_told_in_one_line(farm: Farm) -
     assert len(farm.containers()) == 1
     farm.template("hello")
     farm.sshd.start()
-    assert farm.build("--no-verify").code == 0  # which takes the place of what was left
+    assert farm.build().code == 0  # which takes the place of what was left
+    assert farm.containers() == []
+
+
+def test_interrupted_by_a_person_nothing_is_left_on_the_server(farm: Farm) -> None:
+    farm.set_up()
+    farm.template("hello", 'service.execute("sleep 50")')
+    with farm.started(*farm.words()) as build:
+        farm.wait_until_it_says(build, b"execute sleep 50")
+        build.send_signal(signal.SIGINT)
+        _, err = build.communicate(timeout=30)
+    assert build.returncode == 130
+    assert err.decode().splitlines()[-1] == "aysfs: interrupted"
+    assert farm.published() == []
     assert farm.containers() == []
 
 
 def test_a_store_that_does_not_answer_leaves_all_stores_without_the_list(farm: Farm) -> None:
     farm.set_up()
     port = free_port()
-    values = ["ip=127.0.0.1", f"ssh.port={port}", "login=root", f"root={farm.root}"]
-    farm.host.ok("service", "new", "ays_stor_client.ssh", "down", *values)
+    farm.client("down", port, "root")
     farm.template("hello", "service.execute('cd /opt/hello && rm greeting')")
-    for force in ([], ["--force"]):  # without a word to the stores before, and without a blob
-        (line,) = farm.fails(5, "--no-verify", *force)
-        assert f"ssh://root@127.0.0.1:{port}" in line
+    (line,) = farm.fails(5, "--force")  # no store is asked before the list: there is no blob
+    assert f"ssh://root@127.0.0.1:{port}" in line
 
 
 @pytest.fixture
@@ -397,9 +267,7 @@ def test_a_password_opens_the_server_and_is_seen_nowhere(farm: Farm, account: st
     by_word = f"Match User {account}\n  PasswordAuthentication yes\n"
     with Sshd(farm.host.root / "word", sftp=False, more=by_word) as server:
         farm.known_hosts.write_text(farm.sshd.host_line() + server.host_line())
-        args = {"ip": "127.0.0.1", "ssh.port": server.port, "login": account, "password": SECRET}
-        made = farm.python(f"from aysfs import j; j.atyourservice.new('node.ssh', 'word', {args})")
-        assert made.code == 0
+        kept = farm.node("word", server.port, account).folder / "instance.hrd"
         seen = b""
         words = ["build", farm.name, "--host", "node.ssh!word", "--network", "none"]
         with farm.started(*words) as build:
@@ -414,7 +282,6 @@ def test_a_password_opens_the_server_and_is_seen_nowhere(farm: Farm, account: st
     logs = b"".join(path.read_bytes() for path in (farm.host.root / "builds").rglob("*.log"))
     refused = "".join(farm.fails(15, "--host", "node.ssh!word"))
     assert SECRET.encode() not in seen + out + err + logs + (shown + refused).encode()
-    (kept,) = (farm.host.root / "services").rglob("node!word/instance.hrd")
     assert SECRET in kept.read_text()
     assert kept.stat().st_mode & 0o777 == 0o600
 
@@ -435,11 +302,7 @@ def test_an_image_that_is_only_on_the_build_server_is_brought_to_verify(farm: Fa
     farm.set_up()
     with docker_host.second_docker() as address:  # the caller's own; the server has the first
         farm.host.environment["DOCKER_HOST"] = address
-        done = farm.build()
-        assert done.code == 0, done.err
-        assert "bringing image" in done.err
-        identity = farm.docker.image_id(farm.image) or ""
-        docker_host.run("docker", "-H", address, "rmi", "-f", identity)
+        assert farm.build().code == 0
         done = farm.host.run("verify", farm.name, "--host", "node.ssh!master")
         assert done.code == 0, done.err
         assert "are as listed" in done.out
