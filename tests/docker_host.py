@@ -71,6 +71,32 @@ def docker() -> Docker:
     return Docker()
 
 
+@contextlib.contextmanager
+def second_docker() -> Iterator[str]:
+    """The address of another Docker on this host, with no image and no network; needs root.
+
+    It has a network namespace of its own: without one it takes away the `docker0` of the first.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="aysfs-dockerd-"))
+    address = f"unix://{folder}/docker.sock"
+    command = ["unshare", "--net", "dockerd", "-H", address, "--bridge=none"]
+    command += ["--iptables=false", "--ip6tables=false"]
+    for name, place in (("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid")):
+        command += [f"--{name}", str(folder / place)]
+    log = folder / "log"
+    try:
+        with log.open("wb") as out, _server(command, out) as process:
+            end = time.monotonic() + PATIENCE
+            while "API listen on" not in log.read_text(errors="replace"):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < end, log.read_text()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.05)
+            yield address
+    finally:
+        shutil.rmtree(folder)
+
+
 def base_image(engine: Docker) -> str:
     """A small Debian made from the mirror that this host's own apt uses; made once."""
     with open(Path(tempfile.gettempdir()) / f"aysfs-test-base-{os.getuid()}.lock", "w") as lock:
@@ -114,6 +140,25 @@ def small_image(name: str) -> None:
         (Path(folder) / "id").write_text(unique())
         run("tar", "-cf", f"{folder}/image.tar", "-C", folder, "id")
         run("docker", "import", f"{folder}/image.tar", name)
+
+
+def shell_image(name: str) -> None:
+    """An image of this host's sh, coreutils and tar: builds run in it, and it is soon sent."""
+    programs = [Path(found) for word in _PROGRAMS if (found := shutil.which(word, path=_SBIN))]
+    words = run("ldd", *programs).split()
+    libraries = {Path(word) for word in words if word.startswith("/") and not word.endswith(":")}
+    with tempfile.TemporaryDirectory() as folder:
+        for source in (*programs, *libraries):
+            place = f"bin/{source.name}" if source in programs else str(source).lstrip("/")
+            (Path(folder, "root") / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, Path(folder, "root") / place)
+        Path(folder, "root", "id").write_text(unique())
+        run("tar", "-cf", f"{folder}/image.tar", "--owner=0", "-C", f"{folder}/root", ".")
+        run("docker", "import", f"{folder}/image.tar", name)
+
+
+_PROGRAMS = ("sh", "cat", "chmod", "echo", "false", "head", "ls", "md5sum", "mkdir", "readlink",
+             "rm", "sleep", "stat", "tar", "test", "touch")  # fmt: skip
 
 
 # --- a registry --------------------------------------------------------------------------

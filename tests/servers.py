@@ -96,6 +96,12 @@ class Sshd:
         self._process.wait(PATIENCE)
         self._process = None
 
+    def __enter__(self) -> "Sshd":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def pause(self) -> None:
         """Let every session be silent, with its connections open, until ``resume``."""
         self._signal(signal.SIGSTOP)

@@ -40,6 +40,7 @@ class Docker:
     def __init__(self, address: str = LOCAL, label: str = "Docker on this host") -> None:
         """ServerTrouble when nothing answers at the address."""
         self.label = label
+        self.reach = ""  # what a person types before a command to run it on the engine's host
         with self._trouble("cannot be reached", hint=_START_HINT):
             self._api: Any = APIClient(base_url=address, version="auto", timeout=TIMEOUT)
             # For what a container says: a compiler may be silent for minutes.
@@ -192,7 +193,7 @@ class Docker:
             requests.exceptions.RequestException,
             urllib3.exceptions.HTTPError,  # a stream that breaks off
         ) as error:
-            reason = _one_line(str(error))
+            reason = _reason(error)
             raise ServerTrouble(f"{self.label}: {what}: {reason}", hint=hint) from error
         except OSError as error:
             reason = error.strerror or str(error)
@@ -259,6 +260,12 @@ class Container:
         """The process on the engine's host that holds the container's namespaces."""
         with self._trouble("cannot be looked at"):
             return int(self.engine._api.inspect_container(self.id)["State"]["Pid"])
+
+    @property
+    def entry(self) -> str:
+        """The command line by which a person looks into it."""
+        command = f"docker exec -it {self.name} sh"
+        return f"{self.engine.reach} {command}" if self.engine.reach else command
 
     def remove(self) -> None:
         """Stop it and remove it with its volumes; gone already is fine."""
@@ -376,6 +383,16 @@ def _split(image: str) -> tuple[str, str | None]:
     head, _, last = image.rpartition("/")
     name, _, tag = last.partition(":")
     return (f"{head}/{name}" if head else name), tag or "latest"
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, below the texts that three libraries wrap around it."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, OSError) and below.strerror:
+            return below.strerror
+        below = below.__context__
+    return _one_line(str(error))
 
 
 def _one_line(text: str) -> str:

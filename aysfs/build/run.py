@@ -234,7 +234,7 @@ class _Job:
             template.actions().build(service)
         except AysfsError as error:
             if options.debug:
-                error.hint = f"look into it: docker exec -it {container.name} sh"
+                error.hint = f"look into it: {container.entry}"
             raise
         except Exception as error:  # the edge to templates, which are anybody's Python
             raise BuildFailed(

@@ -7,11 +7,12 @@ SSH_ASKPASS, and no host key is accepted that the user has not accepted before.
 
 import contextlib
 import os
+import pwd
 import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,6 +26,7 @@ CONNECT = 20  # seconds until the server's sshd does
 ALIVE, ALIVE_COUNT = 15, 3  # a server that is silent for as many times as many seconds is gone
 _ENDING = 5.0  # seconds that ssh is given to end by itself
 _LONGEST = 90  # bytes of a socket's path; the kernel takes 107, and ssh adds to it
+_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")  # a person's own, as ssh looks for them
 
 _ASKPASS = """#!/bin/sh
 case $1 in
@@ -47,17 +49,21 @@ def open_server(
     name: str,
     *,
     key: Path | None = None,
+    key_alone: bool = True,
     passphrase: str = "",
     known_hosts: Path | None = None,
 ) -> Iterator[Docker]:
     """The Docker of a build server. ``name`` is what messages call it.
 
-    ``known_hosts`` overrules the user's own file. ServerTrouble says what is the matter, also
-    when the server goes away while the block runs.
+    ``known_hosts`` overrules the user's own file; without ``key_alone`` the user's own keys are
+    tried after ``key``. ServerTrouble says what is the matter, also when the server goes away
+    while the block runs.
     """
     with tempfile.TemporaryDirectory(prefix="aysfs-", dir=_short_place()) as folder:  # mode 0700
-        forward = _Forward(node, name, key, known_hosts, Path(folder))
+        keys = [] if key is None else [key, *([] if key_alone else _own_keys())]
+        forward = _Forward(node, name, keys, key_alone, known_hosts, Path(folder))
         with forward.running(passphrase), contextlib.closing(forward.connect()) as engine:
+            engine.reach = f"ssh -t -p {node.port} {node.login}@{node.ip.strip('[]')}"
             try:
                 yield engine
             except ServerTrouble as trouble:
@@ -85,12 +91,19 @@ class _Forward:
     """One ssh process and what it says."""
 
     def __init__(
-        self, node: NodeSsh, name: str, key: Path | None, known_hosts: Path | None, folder: Path
+        self,
+        node: NodeSsh,
+        name: str,
+        keys: Sequence[Path],
+        keys_alone: bool,
+        known_hosts: Path | None,
+        folder: Path,
     ) -> None:
         self._node = node
         self._host = node.ip.strip("[]")
         self._name = name
-        self._key = key
+        self._keys = keys  # none: the user's own
+        self._keys_alone = bool(keys) and keys_alone
         self._known_hosts = known_hosts
         self._folder = folder
         self._socket = folder / "docker.sock"
@@ -138,7 +151,7 @@ class _Forward:
             "ExitOnForwardFailure": "yes",
             "ForwardAgent": "no",
             "ForwardX11": "no",
-            "IdentitiesOnly": "yes" if self._key else "no",
+            "IdentitiesOnly": "yes" if self._keys_alone else "no",
             "LogLevel": "INFO",
             "NumberOfPasswordPrompts": 1,
             "PermitLocalCommand": "no",
@@ -149,11 +162,23 @@ class _Forward:
         if self._known_hosts:
             options["UserKnownHostsFile"] = self._known_hosts
             options["GlobalKnownHostsFile"] = "none"
-        words = ["ssh", "-N", "-T", "-L", f"{self._socket}:{SOCKET}"]
+        words = ["ssh", *self._settings(), "-N", "-T", "-L", f"{self._socket}:{SOCKET}"]
         words += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        if self._key:
-            words += ["-i", str(self._key)]
+        words += [word for key in self._keys for word in ("-i", str(key))]
         return [*words, "-p", str(self._node.port), "-l", self._node.login, "--", self._host]
+
+    def _settings(self) -> list[str]:
+        """ssh goes by the account's home, all else by ``$HOME``: where they differ it is told."""
+        home = Path("~/.ssh").expanduser()
+        if home == Path(_account_home(), ".ssh"):
+            return []
+        lines = [f'Include "{home}/config"', "Host *", f'UserKnownHostsFile "{home}/known_hosts"']
+        if not self._keys:
+            lines += [f'IdentityFile "{key}"' for key in _own_keys()]
+        lines += ["Include /etc/ssh/ssh_config"]
+        file = self._folder / "config"
+        file.write_text("".join(f"{line}\n" for line in lines))
+        return ["-F", str(file)]
 
     def connect(self) -> Docker:
         """Wait until Docker answers."""
@@ -210,7 +235,8 @@ class _Forward:
                 hint=f"look at it: `{look} | ssh-keygen -lf -`; accept it: `{look} >>{file}`",
             )
         if "Permission denied (" in text:
-            means = [f"key {self._key}" if self._key else "any of this user's keys"]
+            means = [f"key {key}" for key in self._keys[:1]]
+            means += [] if self._keys_alone else ["any of this user's keys"]
             means += ["the password"] if node.password else []
             raise ServerTrouble(f"{server} does not let {node.login} in by {' or '.join(means)}")
         if "Connection refused" in text:
@@ -227,6 +253,18 @@ class _Forward:
 def _short_place() -> str | None:
     """Where a socket's path stays short; None is the usual place for temporary files."""
     return "/tmp" if len(os.fsencode(tempfile.gettempdir())) > _LONGEST - 30 else None
+
+
+def _own_keys() -> list[Path]:
+    home = Path("~/.ssh").expanduser()
+    return [key for key in map(home.joinpath, _KEYS) if key.is_file()]
+
+
+def _account_home() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # an account without a name, as containers have them
+        return ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -96,26 +96,29 @@ def prepare(
 
 
 def address_of(services: Services, client: Instance) -> StorAddress:
-    """The store that an ``ays_stor_client.ssh`` stands for.
+    """The store that an ``ays_stor_client.ssh`` stands for, as a build writes it.
 
     Its own key comes first (an ``sshkey`` that it consumes), then the key of the node of the
-    store that it consumes; without either the person's own are taken.
+    store that it consumes; without either the person's own are taken. A client of the store's
+    reader, as the manual's, may not write: a build logs in there as the node's own login does.
     """
     kind = client.view()
     if not isinstance(kind, StorClient):
         raise BadRecipe(f"`{client}` is no ays_stor_client.ssh")
-    root, credentials = kind.root, SshCredentials()
+    root, login = kind.root, kind.login
+    own = _consumed_key(client)
+    credentials = own or SshCredentials()
     for stor in client.producers("ays_stor"):
         view = stor.view()
         if isinstance(view, Stor):
             root = view.root  # as it is now: the client's copy is from when it consumed
             if stor.parent is not None and isinstance(stor.parent.view(), NodeSsh):
                 node, of_node = log_in(services, stor.parent)
-                same = (node.host, node.login) == (_host(kind.ip), kind.login)
-                credentials = of_node if same else replace(of_node, password=None)
-    credentials = _consumed_key(client) or credentials
-    address = SshAddress(_host(kind.ip), root, kind.login, kind.port)
-    return StorAddress(address.url, credentials)
+                if kind.login == view.read_login != view.write_login:
+                    login, own = node.login or login, None
+                is_node = (node.host, node.login) == (_host(kind.ip), login)
+                credentials = own or (of_node if is_node else replace(of_node, password=None))
+    return StorAddress(SshAddress(_host(kind.ip), root, login, kind.port).url, credentials)
 
 
 def log_in(services: Services, node: Instance) -> tuple[SshAddress, SshCredentials]:
@@ -123,7 +126,7 @@ def log_in(services: Services, node: Instance) -> tuple[SshAddress, SshCredentia
     kind = node.view()
     if not isinstance(kind, NodeSsh):
         raise BadRecipe(f"`{node}` is no node.ssh")
-    key = _consumed_key(node) or _named_key(services, node, kind.sshkey) or SshCredentials()
+    key = _consumed_key(node) or _named_key(services, node, kind.sshkey) or _only_key(services)
     address = SshAddress(_host(kind.ip), "/", kind.login, kind.port)
     return address, replace(key, password=kind.password or None)
 
@@ -145,6 +148,13 @@ def _named_key(services: Services, node: Instance, name: str) -> SshCredentials 
         f"`{node}` names the key `{name}`, and no sshkey instance is called that",
         hint=f"`aysfs service new sshkey {name}`",
     )
+
+
+def _only_key(services: Services) -> SshCredentials:
+    """The manual's node names no key: the one that there is comes before the person's own."""
+    keys = services.list("sshkey")
+    found = _key_of(keys[0]) if len(keys) == 1 else None
+    return SshCredentials() if found is None else replace(found, alone=False)
 
 
 def _key_of(instance: Instance) -> SshCredentials | None:

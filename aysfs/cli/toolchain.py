@@ -72,7 +72,7 @@ async def _build(
 ) -> list[Built]:
     async with _stores(settings, request.stores) as stores, AsyncExitStack() as stack:
         here = ExitStack()
-        stack.callback(here.close)
+        stack.push(here)  # not its `close`: a failure must reach the servers, who may know why
         services = Services(settings.services)
         servers = await trio.to_thread.run_sync(_servers, services, request.hosts, here)
         prove = partial(_prove, settings, stores[0].url) if request.verify else None
@@ -205,6 +205,7 @@ def _servers(services: Services, hosts: Sequence[str], stack: ExitStack) -> list
                     node,
                     str(instance),
                     key=login.key_file,
+                    key_alone=login.alone,
                     passphrase=login.passphrase or "",
                     known_hosts=login.known_hosts,
                 )

@@ -6,7 +6,7 @@ write to stores are asynchronous; all else blocks, and belongs into a worker thr
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from posixpath import dirname
 from typing import NamedTuple
 
@@ -210,22 +210,35 @@ async def put_missing(stores: Sequence[Store], batch: Sequence[BlobSource]) -> N
         if lacking:
             await store.put_many([one for one in batch if one.digest in lacking])
 
-    try:
-        async with trio.open_nursery() as nursery:
-            for store in stores:
-                nursery.start_soon(send, store)
-    except* AysfsError as group:
-        raise first_of(group) from None
+    await _with_each(stores, send)
 
 
 async def publish_list(
     stores: Sequence[Store], name: ServiceName, header: Header, entries: Iterable[Entry]
 ) -> list[bytes]:
-    """Publish the list in every store; its bytes. All blobs must have been put before."""
+    """Publish the list in every store; its bytes. All blobs must have been put before.
+
+    None gets it while one does not answer: a service without a blob asked for none until now.
+    """
     try:
         chunks = await trio.to_thread.run_sync(lambda: list(write_flist(header, entries)))
     except BadList as error:
         raise BuildFailed(f"what was built fits no list: {error}") from error
+    await _with_each(stores, _answers)
     for store in stores:
         await store.put_list(name, chunks)
     return chunks
+
+
+async def _answers(store: Store) -> None:
+    await store.missing({ZERO: 0})  # any question that has to be asked there
+
+
+async def _with_each(stores: Sequence[Store], work: Callable[[Store], Awaitable[None]]) -> None:
+    """Do it with all stores side by side; the first failure ends the others."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for store in stores:
+                nursery.start_soon(work, store)
+    except* AysfsError as group:
+        raise first_of(group) from None

@@ -45,10 +45,9 @@ class SshStore:
     ) -> None:
         layout.check_namespace(namespace)
         self._label = str(address).rstrip("/")
-        self._create = create
         self._link = Link(address, credentials or SshCredentials(), connect=connect, idle=idle)
         root = address.path.rstrip("/")
-        self._reader = Reader(self._link, root, namespace, self._label)
+        self._reader = Reader(self._link, root, namespace, self._label, create=create)
         self._writer = Writer(self._link, self._reader, root, namespace, self._label, create=create)
         self._limiter = trio.CapacityLimiter(THREADS)
 
@@ -67,9 +66,7 @@ class SshStore:
         return None  # a network is never at hand
 
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
-        return await self._in_thread(
-            lambda: self._reader.missing(blobs, root_may_lack=self._create)
-        )
+        return await self._in_thread(lambda: self._reader.missing(blobs))
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
         await self._in_thread(lambda: self._writer.put(digest, size, source))

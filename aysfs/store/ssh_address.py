@@ -23,6 +23,7 @@ class SshCredentials:
     known_hosts: Path | None = None  # asked beside the user's and the system's
     password: str | None = field(default=None, repr=False)
     passphrase: str | None = field(default=None, repr=False)  # of the key file
+    alone: bool = True  # the key file, and none of the person's own keys after it
 
 
 @dataclass(frozen=True)

@@ -209,8 +209,10 @@ class Link:
         given = self._credentials.key_file
         if given is not None and not given.is_file():
             raise StoreTrouble(f"{self.label}: there is no key file {given}")
-        files = [str(given)] if given else [f for f in own.get("identityfile", []) if _is_file(f)]
-        only = given is not None or own.get("identitiesonly") == "yes"
+        alone = given is not None and self._credentials.alone
+        files = [str(given)] if given else []
+        files += [] if alone else [f for f in own.get("identityfile", []) if _is_file(f)]
+        only = alone or own.get("identitiesonly") == "yes"
         return {
             "key_filename": files or None,
             "allow_agent": not only,

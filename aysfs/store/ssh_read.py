@@ -27,13 +27,19 @@ Place = Callable[[str, Digest], str]
 
 
 class Reader:
-    """Blobs, lists and notes below ``root/namespace``, as the server shows them."""
+    """Blobs, lists and notes below ``root/namespace``, as the server shows them.
 
-    def __init__(self, link: Link, root: str, namespace: str, label: str) -> None:
+    With ``create`` a store that is not there yet is one that holds nothing.
+    """
+
+    def __init__(
+        self, link: Link, root: str, namespace: str, label: str, *, create: bool = False
+    ) -> None:
         self._link = link
         self._root = root
         self._namespace = namespace
         self._label = label
+        self._create = create
 
     def read(self, digest: Digest, size: int, sink: Sink) -> None:
         """A blob of any size, piece by piece."""
@@ -54,10 +60,10 @@ class Reader:
             self._check_present(wire)
         raise BlobMissing(f"{self._label} has no blob {digest.hex()}")
 
-    def missing(self, wanted: Mapping[Digest, int], *, root_may_lack: bool) -> set[Digest]:
+    def missing(self, wanted: Mapping[Digest, int]) -> set[Digest]:
         """Those that neither layout holds with their size."""
         with self._link.wire() as wire:
-            if not root_may_lack:
+            if not self._create:
                 self.check_root(wire)
             absent = self._not_held(wire, layout.blob, wanted)
             if absent and self._is_directory(wire, f"{self._namespace}/files"):
@@ -192,6 +198,8 @@ class Reader:
 
     def _check_present(self, wire: Wire) -> None:
         """StoreTrouble unless the namespace is there: only then "no such file" means missing."""
+        if self._create:
+            return
         if not self._is_directory(wire, self._namespace):
             self.check_root(wire)
             raise StoreTrouble(f"{self._label}/{self._namespace}: no such directory")

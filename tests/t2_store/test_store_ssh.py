@@ -326,6 +326,9 @@ async def test_a_root_that_is_missing(sshd: Sshd, root: Path) -> None:
             with pytest.raises(StoreTrouble, match="none: no such directory"):
                 await call()
     async with closing(store_of(sshd, root / "none/at/all", create=True)) as store:
+        for absent in (lambda: store.open_list(NAME), lambda: store.read_note("a")):
+            with pytest.raises(Missing):  # to a writer it is empty: a build asks before it writes
+                await absent()
         await store.put_list(NAME, [b"x"])
     assert (root / "none/at/all/dedupe/md/jumpscale__base.flist").read_bytes() == b"x"
 

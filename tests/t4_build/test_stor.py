@@ -14,7 +14,7 @@ import pytest
 
 from aysfs import digest as digests
 from aysfs.build.instances import Instance, Services
-from aysfs.build.stor import address_of, prepare
+from aysfs.build.stor import address_of, log_in, prepare
 from aysfs.errors import BadHrd, BadRecipe, ServerTrouble, StoreTrouble
 from aysfs.store.open import open_store
 from aysfs.store.ssh_address import SshCredentials
@@ -170,6 +170,20 @@ def test_a_client_stands_for_the_store_that_it_consumes(
     assert address_of(services, services.get("!storclient")).url.endswith("/srv/a%20b")
 
 
+def test_a_build_writes_as_the_node_where_the_client_is_the_reader(
+    services: Services, sshd: Sshd, place: Path
+) -> None:
+    stor(services, sshd, place)
+    node(services, sshd, password="geheim")
+    made = client(services, sshd, READ)
+    found = address_of(services, made)
+    assert found.url.startswith("ssh://root@127.0.0.1")
+    assert found.credentials.password == "geheim"
+    made.consume("sshkey!nodekey")  # the reader's own key is no key of the node
+    assert address_of(services, made).credentials.password == "geheim"
+    assert address_of(services, client(services, sshd, WRITE)).url.startswith(f"ssh://{WRITE}@")
+
+
 def test_a_nodes_password_goes_to_no_other_login(
     services: Services, sshd: Sshd, place: Path
 ) -> None:
@@ -179,6 +193,18 @@ def test_a_nodes_password_goes_to_no_other_login(
     other = address_of(services, client(services, sshd, "someone"))
     assert other.credentials.password is None
     assert "geheim" not in repr(address_of(services, client(services, sshd)))
+
+
+def test_a_node_that_names_no_key_is_tried_with_the_only_one(
+    services: Services, sshd: Sshd, place: Path
+) -> None:
+    stor(services, sshd, place)
+    made = node(services, sshd, sshkey="")
+    _, found = log_in(services, made)
+    assert found.key_file == services.get("sshkey!nodekey").private_key()
+    assert not found.alone
+    services.new("sshkey", "other", {"key.name": "o"})
+    assert log_in(services, made)[1].key_file is None
 
 
 def test_a_node_that_names_no_key_of_ours(services: Services, sshd: Sshd, place: Path) -> None:
