@@ -7,6 +7,7 @@ answers are structured. The SDK's errors end here.
 
 import contextlib
 import shlex
+import time
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -23,6 +24,8 @@ Say = Callable[[bytes], None]
 
 LOCAL = "unix:///var/run/docker.sock"
 TIMEOUT = 60  # seconds for an answer of Docker itself; what runs in a container may take longer
+_KILLED = 137  # the exit code of SIGKILL: of the command alone, or of the whole container,
+_DYING = 1.0  # which Docker says to run for a moment after the last of it has died
 LABEL = "aysfs.build"  # marks our containers with the service they are for
 _START_HINT = "is Docker running, and may this user use it?"
 
@@ -316,12 +319,22 @@ class _Running:
         with self._container._trouble("its end is not known"):
             try:
                 code = api.exec_inspect(self._identity)["ExitCode"]
-                alive = api.inspect_container(self._container.id)["State"]["Running"]
+                alive = self._is_alive(patience=_DYING if code == _KILLED else 0.0)
             except docker.errors.NotFound:
                 code, alive = None, False
         if code is None or not alive:
             raise ServerTrouble(f"{self._container}: the container was stopped from outside")
         return int(code)
+
+    def _is_alive(self, patience: float) -> bool:
+        """Whether the container runs, and still does in so many seconds."""
+        end = time.monotonic() + patience
+        api = self._container.engine._api
+        while api.inspect_container(self._container.id)["State"]["Running"]:
+            if time.monotonic() >= end:
+                return True
+            time.sleep(0.1)
+        return False
 
 
 class Output:
