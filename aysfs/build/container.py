@@ -7,8 +7,8 @@ answers are structured. The SDK's errors end here.
 
 import contextlib
 import shlex
-import time
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
