@@ -25,8 +25,9 @@ from aysfs.build.checkout import Checkouts
 from aysfs.build.container import Container, Docker
 from aysfs.build.images import ensure_image
 from aysfs.build.log import BuildLog, Echo
-from aysfs.build.placing import place
+from aysfs.build.placing import PLATFORM, place
 from aysfs.build.plan import Planned
+from aysfs.build.platforms import matches
 from aysfs.build.published import published, write_notes
 from aysfs.build.recipe import BuildSpec
 from aysfs.build.record import Inputs, Record, log_note, record_note
@@ -211,6 +212,8 @@ class _Job:
             try:
                 record = self._build(image, inputs, started, log)
             except AysfsError as error:
+                if str(self._name) not in str(error):  # one of several, perhaps
+                    error.args = (f"{self._name}: {error}",)
                 if options.debug and self._containers:
                     error.hint = f"look into it: {self._enter()}"
                 raise
@@ -241,6 +244,7 @@ class _Job:
             server=self._server.label,
             started=started,
             seconds=time.time() - started,
+            verified=self._builder.prove is not None,
         )
         try:
             self._await(write_notes, stores, record_note(self._name), record.to_json())
@@ -277,7 +281,10 @@ class _Job:
             template.actions().build(service)
         except AysfsError:
             raise
-        except Exception as error:  # the edge to templates, which are anybody's Python
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # the edge to templates, which are anybody's Python
             reason = str(error).strip().partition("\n")[0]
             raise BuildFailed(
                 f"{template.folder}: its `build` raised {type(error).__name__}: {reason}",
@@ -299,6 +306,7 @@ class _Job:
                     self._builder.checkouts.latest(export)
                 )
                 for export in self._template.git_exports
+                if matches(export.platform, PLATFORM)
             },
             dependencies={str(name): record.list_sha256 for name, record in self._needs.items()},
             epoch=self._builder.options.epoch,
@@ -311,6 +319,8 @@ class _Job:
         ]
         first = found[0]
         if first is None or first.inputs.digest() != inputs.digest():
+            return None
+        if self._builder.prove is not None and not first.verified:
             return None
         return first if all(one == first for one in found) else None
 

@@ -278,3 +278,46 @@ def test_a_tree_of_several_roots_is_checked_where_it_belongs(builds: Builds) -> 
     builds.write(more=more, hrd=hrd)
     builds.ok()
     assert "passed" in builds.host.ok("verify", builds.name)
+
+
+def test_a_build_that_was_not_verified_is_built_again_to_be(builds: Builds) -> None:
+    builds.ok("--no-verify")
+    assert "nothing changed" in builds.ok("--no-verify")
+    assert "built in" in builds.ok()
+    assert "nothing changed" in builds.ok()
+
+
+def test_a_template_that_exits_has_failed(builds: Builds) -> None:
+    builds.write(more="raise SystemExit")
+    assert f"{builds.name}: its `build` raised SystemExit" in builds.fails(13)
+
+
+def test_a_failure_names_its_service(builds: Builds) -> None:
+    builds.write(more='service.execute("exit 9")')
+    assert builds.fails(13).splitlines()[-1] == f"aysfs: {builds.name}: `exit 9` ended with 9"
+
+
+def test_there_is_no_log_before_a_build(builds: Builds) -> None:
+    builds.host.refused(5, "log", builds.name)
+    builds.ok()
+    assert "acme__other" in builds.host.refused(4, "log", "acme__other")
+
+
+@pytest.mark.parametrize(("given", "code"), [(b"opensesame\n", 0), (b"", 12)])
+def test_a_script_gives_a_password_as_a_line_of_input(host: Host, given: bytes, code: int) -> None:
+    words = ["service", "new", "node.ssh", "there", "ip=10.0.0.5", "password=-"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", MAIN, *words],
+        cwd=host.root,
+        env=host.environment,
+        input=given,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert len(done.stderr.splitlines()) == (1 if code else 0)
+    file = host.root / "services/node!there/instance.hrd"
+    assert file.is_file() is not bool(code)
+    if not code:
+        assert "opensesame" in file.read_text()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
