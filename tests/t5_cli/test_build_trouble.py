@@ -69,13 +69,16 @@ def go(builds: Builds) -> None:
 # --- interrupted ---------------------------------------------------------------------------
 
 
-def test_interrupted_in_its_verification_a_build_leaves_nothing(builds: Builds) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_in_its_verification_a_build_leaves_nothing(
+    builds: Builds, number: signal.Signals
+) -> None:
     builds.write(hrd="verify =\n    cmd:'sleep 50',\n")
     build = start(builds)
     wait_until(build, "check: sleep 50")
     assert len(builds.containers()) == 2
     assert len(aysfs_mounts(builds.host.root)) == 1
-    build.send_signal(signal.SIGINT)
+    build.send_signal(number)
     _, err = build.communicate(timeout=40)
     assert build.returncode == 130, err
     assert builds.lists() == []
@@ -142,6 +145,29 @@ def test_a_reader_who_goes_away_does_not_end_the_build(builds: Builds) -> None:
     assert b"built in" in build.stdout.read()
     assert build.wait(30) == 0
     build.stdout.close()
+
+
+def test_a_verification_that_is_ended_leaves_nothing(builds: Builds) -> None:
+    builds.write(hrd="verify =\n    cmd:'sleep 50',\n")
+    builds.ok("--no-verify")
+    verification = subprocess.Popen(
+        [sys.executable, "-P", "-c", MAIN, "verify", builds.name],
+        cwd=builds.host.root,
+        env=builds.host.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    log = builds.host.root / f"builds/log/{builds.name}.verify.log"
+    end = time.monotonic() + 30
+    while not log.is_file() or "check: sleep 50" not in log.read_text():
+        assert verification.poll() is None
+        assert time.monotonic() < end
+    verification.send_signal(signal.SIGTERM)
+    _, err = verification.communicate(timeout=40)
+    assert verification.returncode == 130, err
+    assert builds.containers() == []
+    assert aysfs_mounts(builds.host.root) == []
+    assert os.listdir(builds.host.root / "tmp") == []
 
 
 # --- two at once ---------------------------------------------------------------------------
