@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import docker.errors
+import docker.types
 import requests.exceptions
 import urllib3.exceptions
 from docker import APIClient
@@ -82,7 +83,7 @@ class Docker:
                 custom_context=True,
                 tag=f"{name}:{tag}",
                 rm=True,
-                forcerm=True,
+                forcerm=True,  # what failed leaves no container either
                 decode=True,
             )
             self._follow(lines, say, image, failed=f"the Dockerfile of image {image} failed")
@@ -146,7 +147,11 @@ class Docker:
         with self._trouble(f"no container of image {image} can be started"):
             self._remove_left(name)
             host = self._api.create_host_config(
-                binds=[f"{one.source}:{one.target}:ro" for one in mounts],
+                # Not as binds: a `:` in a path would part it.
+                mounts=[
+                    docker.types.Mount(one.target, one.source, type="bind", read_only=True)
+                    for one in mounts
+                ],
                 init=True,
                 network_mode=network,
                 devices=["/dev/fuse"] if fuse else None,
@@ -228,11 +233,24 @@ class Container:
                 say(out or err or b"")
         return running.exit_code()
 
-    def output(self, command: str | Sequence[str]) -> tuple[int, bytes]:
-        """Run a command; its exit code and all that it says on its standard output."""
+    def output(
+        self,
+        command: str | Sequence[str],
+        *,
+        say: Say | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> tuple[int, bytes]:
+        """Run a command; its exit code and all that it says on its standard output.
+
+        ``say`` takes what it says on standard error.
+        """
         pieces: list[bytes] = []
-        with self._exec(command, None, None) as running:
-            pieces.extend(out for out, _ in running.frames if out)
+        with self._exec(command, environment, None) as running:
+            for out, err in running.frames:
+                if out:
+                    pieces.append(out)
+                if err and say is not None:
+                    say(err)
         return running.exit_code(), b"".join(pieces)
 
     def put(self, archive: BinaryIO | bytes, path: str = "/") -> None:

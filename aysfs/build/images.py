@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 from aysfs.build.checkout import Checkouts
 from aysfs.build.container import Docker
 from aysfs.build.log import BuildLog
-from aysfs.build.recipe import BuildSpec, GitExport
+from aysfs.build.recipe import BuildSpec, GitExport, without_credentials
 from aysfs.errors import BadRecipe, BuildFailed
 
 _HELD = 8 << 20
@@ -46,14 +46,15 @@ def _build(docker: Docker, spec: BuildSpec, checkouts: Checkouts, log: BuildLog)
             f"image {spec.image} cannot be built: service.hrd names no repository for it",
             hint="write `build = image:..., repo:...`",
         )
-    source = GitExport(url=spec.repo, source="", dest="/", key="build")
+    url, login, passwd = without_credentials(spec.repo)
+    source = GitExport(url=url, source="", dest="/", login=login, passwd=passwd, key="build")
     with (
-        log.step(f"build {spec.image} from {spec.repo}"),
+        log.step(f"build {spec.image} from {url}"),
         checkouts.open(source) as checkout,
         tempfile.SpooledTemporaryFile(max_size=_HELD) as context,
     ):
         if not (checkout.folder / "Dockerfile").is_file():
-            raise BuildFailed(f"{spec.repo} has no Dockerfile")
+            raise BuildFailed(f"{url} has no Dockerfile")
         packed = cast(BinaryIO, context)  # which it is in all but its type
         _pack(checkout.folder, checkout.time, packed)
         packed.seek(0)

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+from aysfs.build.private import make_private
 from aysfs.errors import BuildFailed
 
 Echo = Callable[[bytes], None]
 
 _TAIL = 50  # lines that the message of a failure shows
+_LINE = 16 << 10  # bytes of one of them
 
 
 class BuildLog:
@@ -27,10 +29,11 @@ class BuildLog:
         self._echo = echo
         self._tail: deque[bytes] = deque(maxlen=_TAIL)
         self._rest = b""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(path, path.with_suffix(".log.1"))
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
+        with self._kept():
+            make_private(path.parent)  # what a build says is for whoever builds
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, self._before)
+            self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> "BuildLog":
         return self
@@ -45,10 +48,32 @@ class BuildLog:
 
     def say(self, data: bytes) -> None:
         """Output of a command, in pieces that end anywhere."""
-        self._file.write(data)
-        self._echo(data)
+        with self._kept():
+            self._file.write(data)
+        with contextlib.suppress(OSError):  # nobody listens any more: the log is there to read
+            self._echo(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
-        self._tail.extend(lines)
+        self._tail.extend(line[-_LINE:] for line in lines)
+        self._rest = self._rest[-_LINE:]
+
+    def nothing_was_built(self) -> None:
+        """The log of the build before stays the one to read, with what was said now at its end."""
+        with self._kept(), contextlib.suppress(FileNotFoundError):
+            said = self.path.read_bytes()
+            with open(self._before, "ab") as before:
+                before.write(said)
+            os.replace(self._before, self.path)
+
+    @property
+    def _before(self) -> Path:
+        return self.path.with_suffix(".log.1")
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BuildFailed(f"the log {self.path}: {error.strerror or error}") from error
 
     def note(self, words: str) -> None:
         """A line of our own."""

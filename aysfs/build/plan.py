@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from aysfs.build.recipe import dependencies
 from aysfs.build.template import Template, Templates
-from aysfs.errors import BadRecipe
+from aysfs.errors import BadName, BadRecipe
 from aysfs.names import ServiceName
 
 
@@ -22,10 +22,15 @@ class Planned(NamedTuple):
 def plan(templates: Templates, wanted: Iterable[str]) -> dict[ServiceName, Planned]:
     """Everything to build for these services, each after what it needs.
 
-    Only ``dependencies`` with ``type:build`` count. BadRecipe for a circle.
+    Only ``dependencies`` with ``type:build`` count. BadRecipe for a circle, BadName for a tag: a
+    build publishes the current list.
     """
     found: dict[ServiceName, Planned] = {}
     for name in wanted:
+        if "@" in name:
+            raise BadName(
+                f"`{name}` cannot be built: a build has no tag", hint="leave out `@` and the tag"
+            )
         _visit(templates, templates.find(name), found, ())
     return found
 

@@ -42,6 +42,7 @@ class Record:
     server: str
     started: float  # seconds since the epoch
     seconds: float
+    verified: bool = False  # before it was published
     version: int = VERSION
 
     def to_json(self) -> bytes:

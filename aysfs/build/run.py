@@ -2,39 +2,49 @@
 
 Serves ``aysfs build`` and scripts. A build blocks in a worker thread, since templates are
 ordinary Python; the event loop owns the order, the servers and the stores. Whatever happens, a
-container that is not kept on purpose is removed, and a list appears only after its blobs.
+container that is not kept on purpose is removed, and a list appears only after its blobs. A
+service is built by one process of this host at a time.
 """
 
 import hashlib
+import os
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import trio
 
+from aysfs.build.alone import alone
 from aysfs.build.capture import capture
 from aysfs.build.checkout import Checkouts
 from aysfs.build.container import Container, Docker
 from aysfs.build.images import ensure_image
 from aysfs.build.log import BuildLog, Echo
-from aysfs.build.placing import place
+from aysfs.build.placing import PLATFORM, place
 from aysfs.build.plan import Planned
+from aysfs.build.platforms import matches
+from aysfs.build.published import published, write_notes
 from aysfs.build.recipe import BuildSpec
-from aysfs.build.record import Inputs, Record, from_json, log_note, record_note
+from aysfs.build.record import Inputs, Record, log_note, record_note
 from aysfs.build.service import Service
 from aysfs.build.template import Template
-from aysfs.errors import AysfsError, BadRecipe, BuildFailed, Missing, ServerTrouble, first_of
+from aysfs.errors import AysfsError, BadRecipe, BuildFailed, ServerTrouble, StoreTrouble, first_of
 from aysfs.flist.entry import Entry, Header
 from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName
 from aysfs.publish.stream import TarTree, publish_list, put_missing
 from aysfs.store.protocol import BlobSource, Store
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 _CLEAN_UP = 60  # seconds that removing a container may take when a build was interrupted
+_UNWIND = 30  # seconds of them that its thread has to unmount and remove what it made
 _LOG_KEPT = 1 << 19  # bytes of the log, its last ones, that a store keeps
 
 
@@ -60,19 +70,22 @@ class Built(NamedTuple):
     log: Path
 
 
-Prove = Callable[[Docker, str, Template, Path, BuildLog], None]
+Own = Callable[[Container], None]
+"""Told of each container, so that an interruption removes it."""
+
+Prove = Callable[[Docker, str, Template, Path, BuildLog, Own], None]
 """Checks a build before it is published: the engine and image that it was made with, its
 template, and its list as a file, whose blobs are in the stores. Raises VerifyFailed."""
 
 
 class Builder:
-    """Builds services for some stores, with a folder for logs."""
+    """Builds services for some stores, with a folder for logs and locks."""
 
     def __init__(
         self,
         stores: Sequence[Store],
         checkouts: Checkouts,
-        logs: Path,
+        folder: Path,
         options: Options,
         echo: Echo,
         prove: Prove | None = None,
@@ -83,7 +96,8 @@ class Builder:
         self.checkouts = checkouts
         self.options = options
         self.prove = prove
-        self._logs = logs
+        self._logs = folder / "log"
+        self.locks = folder / "lock"
         self._echo = echo
 
     async def build(
@@ -93,6 +107,8 @@ class Builder:
 
         The first failure ends the others.
         """
+        for what in planned.values():
+            _spec(what.template)  # before anything is built
         waiting = dict(planned)
         built: dict[ServiceName, Built] = {}
         idle, free = trio.open_memory_channel[Docker](len(servers))
@@ -130,12 +146,18 @@ class Builder:
         try:
             return await trio.to_thread.run_sync(job.run, abandon_on_cancel=True)
         finally:
+            job.stop()
             with trio.CancelScope(shield=True), trio.move_on_after(_CLEAN_UP):
                 await trio.to_thread.run_sync(job.clean_up, abandon_on_cancel=True)
 
 
 class _Job:
-    """One build, in one worker thread. ``clean_up`` may come from another one, at any time."""
+    """One build, in one worker thread.
+
+    ``stop`` comes from the event loop and then ``clean_up`` from another thread, both at any time:
+    the thread's own blocks must get to their ends before the process does, or what they made,
+    a mount for one, would stay.
+    """
 
     def __init__(
         self,
@@ -154,14 +176,25 @@ class _Job:
         self._needs = needs
         self._log = log
         self._echo = echo
-        self._container: Container | None = None
-        self._is_over = False
+        self._containers: list[Container] = []  # that of the build first
+        self._scope: trio.CancelScope | None = None  # what the stores do for us now
+        self._makes = False  # what is made from here on has to be removed
+        self._ended = threading.Event()
+        self._over = threading.Event()
 
     def run(self) -> Built:
-        """Everything, from the image to the record."""
+        """Everything, from the image to the record, while no other process builds this."""
+        lock = self._builder.locks / str(self._name)
+        try:
+            with alone(lock, f"the build of {self._name}", self._say, pause=self._pause):
+                return self._run()
+        finally:
+            self._ended.set()
+
+    def _run(self) -> Built:
         options = self._builder.options
         started = time.time()
-        with BuildLog(self._log, self._echo) as log:
+        with BuildLog(self._log, self._pass_on) as log:
             image = ensure_image(
                 self._server,
                 self._spec,
@@ -174,8 +207,18 @@ class _Job:
             record = None if options.force else self._unchanged(inputs)
             if record is not None:
                 log.note(f"{self._name}: nothing changed since it was built")
+                log.nothing_was_built()
                 return Built(self._template, record, False, self._server, self._log)
-            record = self._build(image, inputs, started, log)
+            try:
+                record = self._build(image, inputs, started, log)
+            except AysfsError as error:
+                if str(self._name) not in str(error):  # one of several, perhaps
+                    error.args = (f"{self._name}: {error}",)
+                if options.debug and self._containers:
+                    error.hint = f"look into it: {self._enter()}"
+                raise
+            if options.debug:
+                log.note(f"the container is kept; look into it: {self._enter()}")
         self._keep_log()
         return Built(self._template, record, True, self._server, self._log)
 
@@ -187,10 +230,10 @@ class _Job:
             file = Path(folder) / f"{self._name}.flist"
             sha256 = _write(file, header, entries)
             if self._builder.prove is not None:
-                self._builder.prove(self._server, image, self._template, file, log)
+                self._builder.prove(self._server, image, self._template, file, log, self._own)
         with log.step(f"publish {self._name}"):
             stores = self._builder.stores
-            trio.from_thread.run(publish_list, stores, self._name, header, entries)
+            self._await(publish_list, stores, self._name, header, entries)
         record = Record(
             service=str(self._name),
             inputs=inputs,
@@ -201,22 +244,26 @@ class _Job:
             server=self._server.label,
             started=started,
             seconds=time.time() - started,
+            verified=self._builder.prove is not None,
         )
-        trio.from_thread.run(_write_notes, stores, record_note(self._name), record.to_json())
+        try:
+            self._await(write_notes, stores, record_note(self._name), record.to_json())
+        except StoreTrouble as error:
+            error.hint = "the list is published; it has no record, and the next build starts anew"
+            raise
         log.note(f"{self._name}: {record.entries} entries in {record.seconds:.1f} s")
         return record
 
     def _start(self, image: str, log: BuildLog) -> Container:
         with log.step(f"start a container of {self._spec.image}"):
+            self._makes = True
             container = self._server.start(
                 image,
                 name=f"aysfs-build-{self._name}",
                 service=str(self._name),
                 network=self._builder.options.network,
             )
-            self._container = container
-        if self._is_over:  # interrupted while it started: whoever cleans up has been here
-            container.remove()
+            self._own(container)
         return container
 
     def _run_template(self, container: Container, tree: TarTree, log: BuildLog) -> None:
@@ -232,13 +279,15 @@ class _Job:
         )
         try:
             template.actions().build(service)
-        except AysfsError as error:
-            if options.debug:
-                error.hint = f"look into it: {container.entry}"
+        except AysfsError:
             raise
-        except Exception as error:  # the edge to templates, which are anybody's Python
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # the edge to templates, which are anybody's Python
+            reason = str(error).strip().partition("\n")[0]
             raise BuildFailed(
-                f"{template.folder}: its `build` raised {type(error).__name__}: {error}",
+                f"{template.folder}: its `build` raised {type(error).__name__}: {reason}",
                 output="".join(traceback.format_exception(error)),
             ) from error
 
@@ -257,37 +306,97 @@ class _Job:
                     self._builder.checkouts.latest(export)
                 )
                 for export in self._template.git_exports
+                if matches(export.platform, PLATFORM)
             },
             dependencies={str(name): record.list_sha256 for name, record in self._needs.items()},
             epoch=self._builder.options.epoch,
         )
 
     def _unchanged(self, inputs: Inputs) -> Record | None:
-        """The record of a build with these inputs, when every store has it and its list."""
+        """The record of a build with these inputs, when every store has all of it."""
         found: list[Record | None] = [
-            trio.from_thread.run(_published, store, self._name) for store in self._builder.stores
+            self._await(published, store, self._name) for store in self._builder.stores
         ]
         first = found[0]
         if first is None or first.inputs.digest() != inputs.digest():
             return None
+        if self._builder.prove is not None and not first.verified:
+            return None
         return first if all(one == first for one in found) else None
 
     def _put(self, batch: list[BlobSource]) -> None:
-        trio.from_thread.run(put_missing, self._builder.stores, batch)
+        self._await(put_missing, self._builder.stores, batch)
 
     def _keep_log(self) -> None:
-        data = self._log.read_bytes()[-_LOG_KEPT:]
-        trio.from_thread.run(_write_notes, self._builder.stores, log_note(self._name), data)
+        """A copy in the stores. One that takes none has the build all the same."""
+        with self._log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_KEPT))
+            data = file.read(_LOG_KEPT)
+        try:
+            self._await(write_notes, self._builder.stores, log_note(self._name), data)
+        except StoreTrouble as error:
+            self._say(f"the log stays on this host: {error}")
+
+    # --- being interrupted -----------------------------------------------------------------
+
+    def stop(self) -> None:
+        """In the event loop: nothing more is begun, and what the stores do for it ends."""
+        self._over.set()
+        if self._scope is not None:
+            self._scope.cancel()
 
     def clean_up(self) -> None:
-        """Remove the container; with ``debug`` it stays, unless the build was interrupted."""
-        self._is_over = True
-        container = self._container
-        if container is not None and not self._builder.options.debug:
-            try:
-                container.remove()
-            except ServerTrouble as error:  # the build has its own outcome to tell
-                self._echo(f"aysfs: {error}\n".encode())
+        """Remove the containers; with ``debug`` they stay, unless the build was interrupted.
+
+        One that was interrupted ends by this: what its thread waits for is gone.
+        """
+        was_interrupted = not self._ended.is_set()
+        if was_interrupted or not self._builder.options.debug:
+            for container in list(self._containers):
+                self._remove(container)
+        if self._makes:
+            self._ended.wait(_UNWIND)
+
+    def _own(self, container: Container) -> None:
+        self._containers.append(container)
+        if self._over.is_set():  # while it started: whoever cleans up has been here
+            self._remove(container)
+        self._go_on()
+
+    def _remove(self, container: Container) -> None:
+        try:
+            container.remove()
+        except ServerTrouble as error:  # the build has its own outcome to tell
+            self._say(str(error))
+
+    def _enter(self) -> str:
+        return f"docker exec -it {self._containers[0].name} sh"
+
+    def _await(self, work: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
+        """Let the event loop do it, unless the build is over."""
+
+        async def bounded() -> T:
+            self._go_on()
+            with trio.CancelScope() as self._scope:
+                return await work(*arguments)
+            raise BuildFailed(f"{self._name}: interrupted")
+
+        return trio.from_thread.run(bounded)
+
+    def _go_on(self) -> None:
+        if self._over.is_set():
+            raise BuildFailed(f"{self._name}: interrupted")
+
+    def _pause(self, seconds: float) -> None:
+        self._over.wait(seconds)
+        self._go_on()
+
+    def _pass_on(self, data: bytes) -> None:
+        self._go_on()
+        self._echo(data)
+
+    def _say(self, words: str) -> None:
+        self._echo(f"aysfs: {words}\n".encode(errors="backslashreplace"))
 
 
 def _next(
@@ -313,20 +422,3 @@ def _write(file: Path, header: Header, entries: Iterable[Entry]) -> str:
             hasher.update(chunk)
             out.write(chunk)
     return hasher.hexdigest()
-
-
-async def _published(store: Store, name: ServiceName) -> Record | None:
-    """The record beside a list, when the list is still the one that it speaks of."""
-    try:
-        record = from_json(await store.read_note(record_note(name)))
-        opened = await store.open_list(name)
-    except Missing:
-        return None
-    with opened.file:
-        sha256 = hashlib.sha256(await trio.to_thread.run_sync(opened.file.read)).hexdigest()
-    return record if record is not None and record.list_sha256 == sha256 else None
-
-
-async def _write_notes(stores: Iterable[Store], note: str, data: bytes) -> None:
-    for store in stores:
-        await store.write_note(note, data)

@@ -74,19 +74,21 @@ class Service:
 
         BuildFailed when that is not 0, unless ``check`` is off.
         """
-        with self._log.step(f"execute {_short(cmd)}"):
+        with self._log.step(f"execute {short(cmd)}"):
             known = {**self._environment, **(environment or {})}
             code = self._container.run(cmd, self._log.say, environment=known, directory=directory)
             if check and code:
-                raise BuildFailed(f"`{_short(cmd)}` ended with {code}")
+                raise BuildFailed(f"`{short(cmd)}` ended with {code}")
         return code
 
     def output(self, cmd: str) -> str:
         """What a shell command says on its standard output; BuildFailed when it ends badly."""
-        with self._log.step(f"execute {_short(cmd)}"):
-            code, said = self._container.output(["sh", "-c", cmd])
+        with self._log.step(f"execute {short(cmd)}"):
+            code, said = self._container.output(
+                cmd, say=self._log.say, environment=self._environment
+            )
             if code:
-                raise BuildFailed(f"`{_short(cmd)}` ended with {code}")
+                raise BuildFailed(f"`{short(cmd)}` ended with {code}")
         return said.decode(errors="replace")
 
     def installRecipe(self) -> Pairs:  # noqa: N802
@@ -131,7 +133,7 @@ class Service:
         """
         binaries = [binary] if isinstance(binary, str) else list(binary)
         dest = dest or join(dirname(dirname(binaries[0])), "lib")
-        with self._log.step(f"copy the libraries of {_short(' '.join(binaries))} to {dest}"):
+        with self._log.step(f"copy the libraries of {short(' '.join(binaries))} to {dest}"):
             found = dict.fromkeys(path for one in binaries for path in self._libraries(one))
             wanted = [path for path in found if not _is_in(path, dest)]
             if not wanted:
@@ -180,7 +182,7 @@ def _is_in(path: str, folder: str) -> bool:
     return dirname(path) == folder.rstrip("/")
 
 
-def _short(command: str) -> str:
+def short(command: str) -> str:
     """A command as a message shows it: its first line, and not all of a long one."""
     first, _, more = command.strip().partition("\n")
     return f"{first[:117]}..." if more or len(first) > 120 else first

@@ -110,12 +110,13 @@ class Template:
         return found
 
     def digest(self) -> str:
-        """A sha256 over all that a build reads of the folder: paths and bytes, no times."""
+        """A sha256 over all that a build reads of the folder: paths, modes and bytes, no times."""
         digest = hashlib.sha256()
         for path in sorted(_files(self.folder)):
             relative = os.fsencode(path.relative_to(self.folder))
             data = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
-            digest.update(b"%d %d %d " % (path.is_symlink(), len(relative), len(data)))
+            mode = path.lstat().st_mode
+            digest.update(b"%o %d %d " % (mode, len(relative), len(data)))
             digest.update(relative + data)
         return digest.hexdigest()
 

@@ -7,17 +7,19 @@ mount and knows nothing of how it was made.
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from aysfs.build.container import Container, Docker, Mounted
 from aysfs.build.log import BuildLog
 from aysfs.build.recipe import VerifySpec
+from aysfs.build.service import short
 from aysfs.build.view import Seen, View, choose_view
 from aysfs.errors import VerifyFailed
+from aysfs.load import Loaded
 from aysfs.names import ServiceName
-from aysfs.tree import Node, Tree
+from aysfs.tree import ROOT, Node, Tree
 
 ROOT_VIEW = "/mnt/aysfs"  # where a tree based at `/` is seen: it cannot lie over the image's own
 _ELF = b"\x7fELF"
@@ -40,22 +42,59 @@ class Mount(NamedTuple):
     name: ServiceName
     tree: Tree
     point: Path
+    tops: tuple[bytes, ...] = ()
+    """What a tree based at `/` holds, each bound to its own path for binaries and the own check."""
+
+    @property
+    def home(self) -> str:
+        """Where binaries and the own check find the tree."""
+        base = os.fsdecode(self.tree.base)
+        return ROOT_VIEW if base == "/" and not self.tops else base
+
+
+def tops_of(loaded: Loaded) -> tuple[bytes, ...]:
+    """The topmost files and directories that a list based at `/` names; none when it names `/`."""
+    tree = loaded.tree
+    if tree.base != b"/" or len(tree) == loaded.named + loaded.implied:
+        return ()
+    mtimes, found, todo = tree.columns.mtimes, [], [ROOT]
+    while todo:
+        for child in map(Node, tree.children(todo.pop())):
+            # What no line names has the time of the list, as the root has here.
+            if tree.is_directory(child) and mtimes[child] == mtimes[ROOT]:
+                todo.append(child)
+            elif tree.is_directory(child) or tree.is_regular(child):
+                found.append(tree.path(child))
+    return tuple(sorted(found))
 
 
 def verify(
-    docker: Docker, image: str, mount: Mount, spec: VerifySpec | None, log: BuildLog
+    docker: Docker,
+    image: str,
+    mount: Mount,
+    spec: VerifySpec | None,
+    log: BuildLog,
+    own: Callable[[Container], None] = lambda _: None,
 ) -> Verified:
-    """Check it all in a container that is removed afterwards; VerifyFailed names what is wrong."""
+    """Check it all in a container that is removed afterwards; VerifyFailed names what is wrong.
+
+    ``own`` is told of the container: whoever removes it ends the checks.
+    """
     base = os.fsdecode(mount.tree.base)
     place = ROOT_VIEW if base == "/" else base
+    tops = map(os.fsdecode, mount.tops)
     with log.step(f"verify {mount.name} in a container of {image}"):
         container = docker.start(
             image,
             name=f"aysfs-verify-{mount.name}",
             service=str(mount.name),
-            mounts=[Mounted(str(mount.point), place)],
+            mounts=[
+                Mounted(str(mount.point), place),
+                *(Mounted(f"{mount.point}{top}", top) for top in tops),
+            ],
         )
         try:
+            own(container)
             return check(container, mount, place, spec, log)
         finally:
             container.remove()
@@ -67,7 +106,7 @@ def check(
     """The same in a container that sees the tree at ``place`` already."""
     tree = mount.tree
     findings = list(_entries(choose_view(container), tree, os.fsencode(place).rstrip(b"/")))
-    binaries = None if findings else _binaries(mount, place)
+    binaries = None if findings else _binaries(mount, mount.home)
     if binaries is not None:
         missing = _missing_libraries(container, binaries)
         if missing is None:
@@ -180,16 +219,19 @@ def _own_check(container: Container, spec: VerifySpec, log: BuildLog) -> list[st
         said.append(data)
         log.say(data)
 
-    with log.step(f"check: {spec.cmd}"):
+    cmd = short(spec.cmd)
+    with log.step(f"check: {cmd}"):
         code = container.run(spec.cmd, say)
     text = b"".join(said).decode(errors="replace")
     if code:
         last = text.strip().rpartition("\n")[2]
-        return [f"its check `{spec.cmd}` ended with {code}: {last}"]
+        return [f"its check `{cmd}` ended with {code}: {last}"]
     if spec.expect is not None and spec.expect not in text:
-        return [f"its check `{spec.cmd}` did not say `{spec.expect}`"]
+        return [f"its check `{cmd}` did not say `{spec.expect}`"]
     return []
 
 
 def _text(path: bytes) -> str:
-    return path.decode(errors="backslashreplace")
+    """A path in a finding, which is one line."""
+    text = path.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

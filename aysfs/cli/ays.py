@@ -8,6 +8,7 @@ from aysfs.build.run import Options
 from aysfs.cli.building import report
 from aysfs.cli.config import load_settings
 from aysfs.cli.main import run
+from aysfs.cli.session import end_as_interrupted
 from aysfs.cli.toolchain import BuildRequest, build
 
 
@@ -44,6 +45,7 @@ def build_command(
     debug: bool,
 ) -> None:
     """Build a service."""
+    end_as_interrupted()
     options = Options(debug=debug, image_build=image_build, image_push=image_push)
     full = f"{domain}__{name}" if domain else name
     report(build(load_settings(), BuildRequest((full,), hosts, options=options)), as_json=False)

@@ -10,6 +10,7 @@ import click
 from aysfs.build.run import Built, Options
 from aysfs.cli.config import Settings, load_settings, settings_options
 from aysfs.cli.render import show_json, size_text
+from aysfs.cli.session import end_as_interrupted
 from aysfs.cli.toolchain import BuildRequest, build, log_of, verify_published
 
 
@@ -50,6 +51,7 @@ def build_command(
 
     What it depends on is built before it. A build whose inputs have not changed is skipped.
     """
+    end_as_interrupted()
     settings = load_settings(stores[0] if stores else None, cache)
     options = Options(force, debug, image_build, image_push, network=network)
     request = BuildRequest(names, hosts, stores, templates, options, not no_verify, as_json)
@@ -80,6 +82,7 @@ def verify_command(
     settings: Settings, service: str, image: str | None, host: str | None, as_json: bool
 ) -> None:
     """Mount a built SERVICE in a container and check every file, library and its own check."""
+    end_as_interrupted()
     verified = verify_published(settings, service, image, host)
     if as_json:
         show_json(verified._asdict())

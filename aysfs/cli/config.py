@@ -68,7 +68,7 @@ def load_settings(store: str | None = None, cache: str | None = None) -> Setting
     if cache is not None:
         known["cache"] = (cache, "--cache")
     return Settings(
-        store=_store_url(_text(known, "store")),
+        store=store_url(_text(known, "store")),
         cache=_path(known, "cache"),
         runtime=_path(known, "runtime"),
         logs=_path(known, "logs"),
@@ -215,7 +215,8 @@ def docker_address() -> str:
     return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
 
-def _store_url(text: str) -> str:
+def store_url(text: str) -> str:
+    """A store as every process finds it: a URL, or the absolute path of a directory."""
     return text if "://" in text else os.path.abspath(os.path.expanduser(text))
 
 

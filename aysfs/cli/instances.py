@@ -33,7 +33,8 @@ def new_command(
 ) -> None:
     """Make the INSTANCE of NAME, e.g. `node.ssh buildserver ip=10.0.0.5`, or change its values.
 
-    A password is better asked for than written here: `password=-` reads it from the terminal.
+    A password is better asked for than written here: `password=-` reads it from the terminal, or
+    a line of standard input.
     """
     settings = load_settings()
     given = dict(_pair(text) for text in values)
@@ -55,8 +56,18 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals or not key:
         raise BadRecipe(f"`{text}` is no KEY=VALUE")
     if value == "-":
-        value = click.prompt(key, hide_input=True)
+        value = _secret(key)
     return key, value
+
+
+def _secret(key: str) -> str:
+    """A value that is not written on the command line; a script gives it as a line of input."""
+    if sys.stdin.isatty():
+        return str(click.prompt(key, hide_input=True, err=True))
+    value = sys.stdin.readline().removesuffix("\n")
+    if not value:
+        raise BadRecipe(f"standard input has no value for `{key}`")
+    return value
 
 
 def _ask(key: str, question: Ask) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
@@ -26,6 +27,18 @@ def run_async(work: Callable[[], Awaitable[T]]) -> T:
         return trio.run(work)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
+
+
+def end_as_interrupted() -> None:
+    """Let SIGTERM and SIGHUP be what Ctrl-C is: the command takes away what it made.
+
+    Not where one of them means nothing, as for what nohup or a shell's `&` started.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 async def load(settings: Settings, names: Sequence[str], base: str | None = None) -> Loaded:

@@ -4,6 +4,7 @@ Serves the commands and scripts (``aysfs.j``). The only place that knows both bu
 """
 
 import contextlib
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import trio
 
+from aysfs.build.alone import alone
 from aysfs.build.checkout import Checkouts
 from aysfs.build.container import Docker
 from aysfs.build.instances import Services
@@ -22,21 +24,21 @@ from aysfs.build.kinds import NodeSsh
 from aysfs.build.log import BuildLog
 from aysfs.build.plan import Planned, plan
 from aysfs.build.record import Record, from_json, log_note, record_note
-from aysfs.build.run import Builder, Built, Options
+from aysfs.build.run import Builder, Built, Options, Own
 from aysfs.build.server import bring_image, local, open_server
 from aysfs.build.stor import address_of, log_in
 from aysfs.build.template import Template, Templates, shipped
-from aysfs.build.verify import Mount, Verified, verify
-from aysfs.cli.config import Settings, docker_address, source_date_epoch
+from aysfs.build.verify import Mount, Verified, tops_of, verify
+from aysfs.cli.config import Settings, docker_address, source_date_epoch, store_url
+from aysfs.cli.render import note
 from aysfs.cli.session import run_async
 from aysfs.errors import BadName, BadRecipe, Missing, TemplateMissing
-from aysfs.load import load_tree
+from aysfs.load import Loaded, load_tree
 from aysfs.mount import life
 from aysfs.mount.options import MountOptions
 from aysfs.names import ServiceName
 from aysfs.store.open import open_store
 from aysfs.store.protocol import Store
-from aysfs.tree import Tree
 
 HERE = Path("build")  # templates of the working directory
 
@@ -79,7 +81,7 @@ async def _build(
         builder = Builder(
             [one.store for one in stores],
             Checkouts(settings.builds / "git"),
-            settings.builds / "log",
+            settings.builds,
             request.options,
             _quiet if request.quiet else _echo,
             prove,
@@ -113,6 +115,7 @@ def verify_published(
             bring_image(server, docker, chosen, _echo)
         elif docker.image_id(chosen) is None:
             docker.pull(chosen, _echo)
+        stack.enter_context(_alone(settings, ref))
         log = stack.enter_context(BuildLog(settings.builds / "log" / f"{ref}.verify.log", _quiet))
         mount = stack.enter_context(_mounted(settings, settings.store, str(ref), ref))
         return verify(docker, chosen, mount, spec, log)
@@ -144,7 +147,8 @@ async def _stores(settings: Settings, urls: Sequence[str]) -> AsyncIterator[list
     """The stores that a build fills: those given, else the configured one, and every client's."""
     async with AsyncExitStack() as stack:
         found: list[NamedStore] = []
-        for url in urls or [settings.store]:
+        # A mount opens the address from another working directory.
+        for url in dict.fromkeys(map(store_url, urls or [settings.store])):
             store = open_store(url, namespace=settings.namespace, create=True)
             stack.push_async_callback(store.aclose)
             found.append(NamedStore(store, url))
@@ -191,8 +195,7 @@ def _servers(services: Services, hosts: Sequence[str], stack: ExitStack) -> list
     if not hosts:
         return [stack.enter_context(local(docker_address()))]
     found = []
-    for host in hosts:
-        instance = services.get(host)
+    for instance in dict.fromkeys(map(services.get, hosts)):  # each once, whatever it is called
         node = instance.view()
         if not isinstance(node, NodeSsh):
             raise BadRecipe(
@@ -225,21 +228,34 @@ def _prove(
     template: Template,
     file: Path,
     log: BuildLog,
+    own: Own,
 ) -> None:
     """Mount a list that is not published yet, and check it in a container on this host."""
     with (
         local(docker_address()) as docker,
+        _alone(settings, template.name),
         _mounted(settings, store, str(file), template.name) as mount,
     ):
         bring_image(server, docker, image, log.say)
-        verified = verify(docker, image, mount, template.verify_spec, log)
+        verified = verify(docker, image, mount, template.verify_spec, log, own)
     log.note(f"{template.name}: verified {verified.entries} entries, {verified.files} files")
+
+
+def _alone(settings: Settings, name: ServiceName) -> contextlib.AbstractContextManager[None]:
+    """One verification of a service at a time: its container is named for the service."""
+    what = f"the verification of {name}"
+    return alone(
+        settings.builds / "lock" / f"{name}.verify", what, lambda words: note(f"aysfs: {words}")
+    )
 
 
 @contextlib.contextmanager
 def _mounted(settings: Settings, store: str, ref: str, name: ServiceName) -> Iterator[Mount]:
     """A list mounted in a place of its own, for containers of this host."""
-    with tempfile.TemporaryDirectory(prefix="aysfs-verify-") as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="aysfs-verify-",
+        ignore_cleanup_errors=True,  # a mount that could not be taken down says so itself
+    ) as folder:
         point = Path(folder) / "mnt"
         point.mkdir()
         log = settings.logs / f"verify-{name}.log"
@@ -259,23 +275,24 @@ def _mounted(settings: Settings, store: str, ref: str, name: ServiceName) -> Ite
             )
         )
         try:
-            yield Mount(name, run_async(partial(_tree, settings, store, ref)), point)
+            loaded = run_async(partial(_load, settings, store, ref))
+            yield Mount(name, loaded.tree, point, tops_of(loaded))
         finally:
             life.stop(settings.runtime, point)
 
 
-async def _tree(settings: Settings, url: str, ref: str) -> Tree:
+async def _load(settings: Settings, url: str, ref: str) -> Loaded:
     store = open_store(url, namespace=settings.namespace)
     try:
-        return (await load_tree(store, [settings.ref(ref)])).tree
+        return await load_tree(store, [settings.ref(ref)])
     finally:
         await store.aclose()
 
 
 def _echo(data: bytes) -> None:
-    """What a build says, to a person."""
-    sys.stderr.buffer.write(data)
-    sys.stderr.buffer.flush()
+    """What a build says, to a person. Nothing waits in a buffer for one who went away."""
+    while data:
+        data = data[os.write(sys.stderr.fileno(), data) :]
 
 
 def _quiet(_data: bytes) -> None:

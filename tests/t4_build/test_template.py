@@ -130,7 +130,7 @@ def test_a_recipe_knows_its_service_and_its_system(tmp_path: Path) -> None:
     assert schema.exists("port")
 
 
-def test_the_digest_is_of_paths_and_bytes_and_nothing_else(tmp_path: Path) -> None:
+def test_the_digest_is_of_paths_modes_and_bytes_and_nothing_else(tmp_path: Path) -> None:
     one, two = template(tmp_path / "1", actions_mgmt=""), template(tmp_path / "2", actions_mgmt="")
     os.utime(two.folder / "service.hrd", (1, 1))
     (two.folder / "__pycache__").mkdir()
@@ -147,7 +147,9 @@ def test_the_digest_is_of_paths_and_bytes_and_nothing_else(tmp_path: Path) -> No
         path.unlink()
     (two.folder / "a").symlink_to("bc")
     seen.add(two.digest())
-    assert len(seen) == 5
+    (two.folder / "service.hrd").chmod(0o755)
+    seen.add(two.digest())
+    assert len(seen) == 6
 
 
 def test_a_good_template_has_no_findings(tmp_path: Path) -> None:
