@@ -9,7 +9,7 @@ Serves scripts. Everything is looked up when it is used, under the settings of t
 from collections.abc import Mapping
 
 from aysfs.build.instances import Instance, Services
-from aysfs.build.run import Built, Options
+from aysfs.build.job import Built, Options
 from aysfs.build.template import Template
 from aysfs.cli.config import load_settings
 from aysfs.cli.toolchain import BuildRequest, build, templates_of

@@ -1,402 +1,78 @@
-"""Builds: from templates to published lists, each in a container, dependencies first.
+"""Builds: which service when, and on which server.
 
-Serves ``aysfs build`` and scripts. A build blocks in a worker thread, since templates are
-ordinary Python; the event loop owns the order, the servers and the stores. Whatever happens, a
-container that is not kept on purpose is removed, and a list appears only after its blobs. A
-service is built by one process of this host at a time.
+Serves ``aysfs build`` and scripts. Owns the order and the servers; each build is a ``Job``.
 """
 
-import hashlib
-import os
-import tempfile
-import threading
-import time
-import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, TypeVar, TypeVarTuple
+from collections.abc import Mapping, Sequence
 
 import trio
 
-from aysfs.build.alone import alone
-from aysfs.build.capture import capture
-from aysfs.build.checkout import Checkouts
-from aysfs.build.container import Container, Docker
-from aysfs.build.images import ensure_image
-from aysfs.build.log import BuildLog, Echo
-from aysfs.build.placing import PLATFORM, place
+from aysfs.build.container import Docker
+from aysfs.build.job import Built, Job, Workshop, spec_of
 from aysfs.build.plan import Planned
-from aysfs.build.platforms import matches
-from aysfs.build.published import published, write_notes
-from aysfs.build.recipe import BuildSpec
-from aysfs.build.record import Inputs, Record, log_note, record_note
-from aysfs.build.service import Service
+from aysfs.build.record import Record
 from aysfs.build.template import Template
-from aysfs.errors import AysfsError, BadRecipe, BuildFailed, ServerTrouble, StoreTrouble, first_of
-from aysfs.flist.entry import Entry, Header
-from aysfs.flist.text import write_flist
+from aysfs.errors import AysfsError, BadRecipe, first_of
 from aysfs.names import ServiceName
-from aysfs.publish.stream import TarTree, publish_list, put_missing
-from aysfs.store.protocol import BlobSource, Store
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-
-_CLEAN_UP = 60  # seconds that removing a container may take when a build was interrupted
-_UNWIND = 30  # seconds of them that its thread has to unmount and remove what it made
-_LOG_KEPT = 1 << 19  # bytes of the log, its last ones, that a store keeps
+_CLEAN_UP = 60  # seconds that removing what an interrupted build made may take
 
 
-@dataclass(frozen=True)
-class Options:
-    """What ``aysfs build`` was told."""
+async def build(
+    workshop: Workshop, planned: Mapping[ServiceName, Planned], servers: Sequence[Docker]
+) -> list[Built]:
+    """Build all of it, as many at a time as there are servers; in the order of the plan.
 
-    force: bool = False
-    debug: bool = False
-    image_build: bool = False
-    image_push: bool = False
-    epoch: int | None = None  # SOURCE_DATE_EPOCH: no time in the list is later
-    network: str | None = None
+    The first failure ends the others.
+    """
+    if not workshop.stores:
+        raise BadRecipe("a build needs a store to put its files into")
+    for what in planned.values():
+        spec_of(what.template)  # before anything is built
+    waiting = dict(planned)
+    built: dict[ServiceName, Built] = {}
+    idle, free = trio.open_memory_channel[Docker](len(servers))
+    for server in servers:
+        idle.send_nowait(server)
+    ended = trio.Event()
 
-
-class Built(NamedTuple):
-    """How one service ended: published now, or found unchanged."""
-
-    template: Template
-    record: Record
-    is_new: bool
-    server: Docker
-    log: Path
-
-
-Own = Callable[[Container], None]
-"""Told of each container, so that an interruption removes it."""
-
-Prove = Callable[[Docker, str, Template, Path, BuildLog, Own], None]
-"""Checks a build before it is published: the engine and image that it was made with, its
-template, and its list as a file, whose blobs are in the stores. Raises VerifyFailed."""
-
-
-class Builder:
-    """Builds services for some stores, with a folder for logs and locks."""
-
-    def __init__(
-        self,
-        stores: Sequence[Store],
-        checkouts: Checkouts,
-        folder: Path,
-        options: Options,
-        echo: Echo,
-        prove: Prove | None = None,
-    ) -> None:
-        if not stores:
-            raise BadRecipe("a build needs a store to put its files into")
-        self.stores = stores
-        self.checkouts = checkouts
-        self.options = options
-        self.prove = prove
-        self._logs = folder / "log"
-        self.locks = folder / "lock"
-        self._echo = echo
-
-    async def build(
-        self, planned: Mapping[ServiceName, Planned], servers: Sequence[Docker]
-    ) -> list[Built]:
-        """Build all of it, as many at a time as there are servers; in the order of the plan.
-
-        The first failure ends the others.
-        """
-        for what in planned.values():
-            _spec(what.template)  # before anything is built
-        waiting = dict(planned)
-        built: dict[ServiceName, Built] = {}
-        idle, free = trio.open_memory_channel[Docker](len(servers))
-        for server in servers:
-            idle.send_nowait(server)
+    async def one(name: ServiceName, server: Docker) -> None:
+        nonlocal ended
+        what = planned[name]
+        needs = {need: built[need].record for need in what.needs}
+        built[name] = await _build_one(workshop, what.template, server, needs)
+        idle.send_nowait(server)
+        ended.set()
         ended = trio.Event()
 
-        async def one(name: ServiceName, server: Docker) -> None:
-            nonlocal ended
-            what = planned[name]
-            needs = {need: built[need].record for need in what.needs}
-            built[name] = await self._build_one(what.template, server, needs)
-            idle.send_nowait(server)
-            ended.set()
-            ended = trio.Event()
-
-        try:
-            async with idle, free, trio.open_nursery() as nursery:
-                while waiting:
-                    name = _next(waiting, built)
-                    if name is None:
-                        await ended.wait()
-                        continue
-                    server = await free.receive()
-                    del waiting[name]
-                    nursery.start_soon(one, name, server)
-        except* AysfsError as group:
-            raise first_of(group) from None
-        return [built[name] for name in planned]
-
-    async def _build_one(
-        self, template: Template, server: Docker, needs: Mapping[ServiceName, Record]
-    ) -> Built:
-        job = _Job(self, template, server, needs, self._logs / f"{template.name}.log", self._echo)
-        try:
-            return await trio.to_thread.run_sync(job.run, abandon_on_cancel=True)
-        finally:
-            job.stop()
-            with trio.CancelScope(shield=True), trio.move_on_after(_CLEAN_UP):
-                await trio.to_thread.run_sync(job.clean_up, abandon_on_cancel=True)
+    try:
+        async with idle, free, trio.open_nursery() as nursery:
+            while waiting:
+                name = _next(waiting, built)
+                if name is None:
+                    await ended.wait()
+                    continue
+                server = await free.receive()
+                del waiting[name]
+                nursery.start_soon(one, name, server)
+    except* AysfsError as group:
+        raise first_of(group) from None
+    return [built[name] for name in planned]
 
 
-class _Job:
-    """One build, in one worker thread.
-
-    ``stop`` comes from the event loop and then ``clean_up`` from another thread, both at any time:
-    the thread's own blocks must get to their ends before the process does, or what they made,
-    a mount for one, would stay.
-    """
-
-    def __init__(
-        self,
-        builder: Builder,
-        template: Template,
-        server: Docker,
-        needs: Mapping[ServiceName, Record],
-        log: Path,
-        echo: Echo,
-    ) -> None:
-        self._builder = builder
-        self._template = template
-        self._name = template.name
-        self._spec = _spec(template)
-        self._server = server
-        self._needs = needs
-        self._log = log
-        self._echo = echo
-        self._containers: list[Container] = []  # that of the build first
-        self._scope: trio.CancelScope | None = None  # what the stores do for us now
-        self._makes = False  # what is made from here on has to be removed
-        self._ended = threading.Event()
-        self._over = threading.Event()
-
-    def run(self) -> Built:
-        """Everything, from the image to the record, while no other process builds this."""
-        lock = self._builder.locks / str(self._name)
-        try:
-            with alone(lock, f"the build of {self._name}", self._say, pause=self._pause):
-                return self._run()
-        finally:
-            self._ended.set()
-
-    def _run(self) -> Built:
-        options = self._builder.options
-        started = time.time()
-        with BuildLog(self._log, self._pass_on) as log:
-            image = ensure_image(
-                self._server,
-                self._spec,
-                self._builder.checkouts,
-                log,
-                build=options.image_build,
-                push=options.image_push,
-            )
-            inputs = self._inputs(image)
-            record = None if options.force else self._unchanged(inputs)
-            if record is not None:
-                log.note(f"{self._name}: nothing changed since it was built")
-                log.nothing_was_built()
-                return Built(self._template, record, False, self._server, self._log)
-            try:
-                record = self._build(image, inputs, started, log)
-            except AysfsError as error:
-                if str(self._name) not in str(error):  # one of several, perhaps
-                    error.args = (f"{self._name}: {error}",)
-                if options.debug and self._containers:
-                    error.hint = f"look into it: {self._enter()}"
-                raise
-            if options.debug:
-                log.note(f"the container is kept; look into it: {self._enter()}")
-        self._keep_log()
-        return Built(self._template, record, True, self._server, self._log)
-
-    def _build(self, image: str, inputs: Inputs, started: float, log: BuildLog) -> Record:
-        tree = TarTree(self._put, epoch=self._builder.options.epoch)
-        self._run_template(self._start(image, log), tree, log)
-        header, entries = tree.finish()
-        with tempfile.TemporaryDirectory(prefix="aysfs-build-") as folder:
-            file = Path(folder) / f"{self._name}.flist"
-            sha256 = _write(file, header, entries)
-            if self._builder.prove is not None:
-                self._builder.prove(self._server, image, self._template, file, log, self._own)
-        with log.step(f"publish {self._name}"):
-            stores = self._builder.stores
-            self._await(publish_list, stores, self._name, header, entries)
-        record = Record(
-            service=str(self._name),
-            inputs=inputs,
-            list_sha256=sha256,
-            entries=len(entries),
-            size=sum(entry.size for entry in entries),
-            image_name=self._spec.image,
-            server=self._server.label,
-            started=started,
-            seconds=time.time() - started,
-            verified=self._builder.prove is not None,
-        )
-        try:
-            self._await(write_notes, stores, record_note(self._name), record.to_json())
-        except StoreTrouble as error:
-            error.hint = "the list is published; it has no record, and the next build starts anew"
-            raise
-        log.note(f"{self._name}: {record.entries} entries in {record.seconds:.1f} s")
-        return record
-
-    def _start(self, image: str, log: BuildLog) -> Container:
-        with log.step(f"start a container of {self._spec.image}"):
-            self._makes = True
-            container = self._server.start(
-                image,
-                name=f"aysfs-build-{self._name}",
-                service=str(self._name),
-                network=self._builder.options.network,
-            )
-            self._own(container)
-        return container
-
-    def _run_template(self, container: Container, tree: TarTree, log: BuildLog) -> None:
-        """What the template's ``build`` does, with every failure of it told by name."""
-        options, template = self._builder.options, self._template
-        service = Service(
-            template,
-            container,
-            log,
-            place=lambda: self._place(container, log),
-            upload=lambda path: capture(container, path, tree, log.note),
-            environment={} if options.epoch is None else {"SOURCE_DATE_EPOCH": str(options.epoch)},
-        )
-        try:
-            template.actions().build(service)
-        except AysfsError:
-            raise
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # the edge to templates, which are anybody's Python
-            reason = str(error).strip().partition("\n")[0]
-            raise BuildFailed(
-                f"{template.folder}: its `build` raised {type(error).__name__}: {reason}",
-                output="".join(traceback.format_exception(error)),
-            ) from error
-
-    def _place(self, container: Container, log: BuildLog) -> list[tuple[str, str]]:
-        template = self._template
-        return place(
-            template.git_exports, template.web_exports, container, self._builder.checkouts, log.note
-        ).pairs
-
-    def _inputs(self, image: str) -> Inputs:
-        return Inputs(
-            template=self._template.digest(),
-            image=image,
-            revisions={
-                f"{export.url} {export.branch or ''} {export.revision or ''}".strip(): (
-                    self._builder.checkouts.latest(export)
-                )
-                for export in self._template.git_exports
-                if matches(export.platform, PLATFORM)
-            },
-            dependencies={str(name): record.list_sha256 for name, record in self._needs.items()},
-            epoch=self._builder.options.epoch,
-        )
-
-    def _unchanged(self, inputs: Inputs) -> Record | None:
-        """The record of a build with these inputs, when every store has all of it."""
-        found: list[Record | None] = [
-            self._await(published, store, self._name) for store in self._builder.stores
-        ]
-        first = found[0]
-        if first is None or first.inputs.digest() != inputs.digest():
-            return None
-        if self._builder.prove is not None and not first.verified:
-            return None
-        return first if all(one == first for one in found) else None
-
-    def _put(self, batch: list[BlobSource]) -> None:
-        self._await(put_missing, self._builder.stores, batch)
-
-    def _keep_log(self) -> None:
-        """A copy in the stores. One that takes none has the build all the same."""
-        with self._log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_KEPT))
-            data = file.read(_LOG_KEPT)
-        try:
-            self._await(write_notes, self._builder.stores, log_note(self._name), data)
-        except StoreTrouble as error:
-            self._say(f"the log stays on this host: {error}")
-
-    # --- being interrupted -----------------------------------------------------------------
-
-    def stop(self) -> None:
-        """In the event loop: nothing more is begun, and what the stores do for it ends."""
-        self._over.set()
-        if self._scope is not None:
-            self._scope.cancel()
-
-    def clean_up(self) -> None:
-        """Remove the containers; with ``debug`` they stay, unless the build was interrupted.
-
-        One that was interrupted ends by this: what its thread waits for is gone.
-        """
-        was_interrupted = not self._ended.is_set()
-        if was_interrupted or not self._builder.options.debug:
-            for container in list(self._containers):
-                self._remove(container)
-        if self._makes:
-            self._ended.wait(_UNWIND)
-
-    def _own(self, container: Container) -> None:
-        self._containers.append(container)
-        if self._over.is_set():  # while it started: whoever cleans up has been here
-            self._remove(container)
-        self._go_on()
-
-    def _remove(self, container: Container) -> None:
-        try:
-            container.remove()
-        except ServerTrouble as error:  # the build has its own outcome to tell
-            self._say(str(error))
-
-    def _enter(self) -> str:
-        return f"docker exec -it {self._containers[0].name} sh"
-
-    def _await(self, work: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
-        """Let the event loop do it, unless the build is over."""
-
-        async def bounded() -> T:
-            self._go_on()
-            with trio.CancelScope() as self._scope:
-                return await work(*arguments)
-            raise BuildFailed(f"{self._name}: interrupted")
-
-        return trio.from_thread.run(bounded)
-
-    def _go_on(self) -> None:
-        if self._over.is_set():
-            raise BuildFailed(f"{self._name}: interrupted")
-
-    def _pause(self, seconds: float) -> None:
-        self._over.wait(seconds)
-        self._go_on()
-
-    def _pass_on(self, data: bytes) -> None:
-        self._go_on()
-        self._echo(data)
-
-    def _say(self, words: str) -> None:
-        self._echo(f"aysfs: {words}\n".encode(errors="backslashreplace"))
+async def _build_one(
+    workshop: Workshop,
+    template: Template,
+    server: Docker,
+    needs: Mapping[ServiceName, Record],
+) -> Built:
+    job = Job(workshop, template, server, needs)
+    try:
+        return await trio.to_thread.run_sync(job.run, abandon_on_cancel=True)
+    finally:
+        job.stop()
+        with trio.CancelScope(shield=True), trio.move_on_after(_CLEAN_UP):
+            await trio.to_thread.run_sync(job.clean_up, abandon_on_cancel=True)
 
 
 def _next(
@@ -406,19 +82,3 @@ def _next(
     return next(
         (name for name, what in waiting.items() if all(need in built for need in what.needs)), None
     )
-
-
-def _spec(template: Template) -> BuildSpec:
-    if template.build_spec is None:
-        raise BadRecipe(f"{template.folder}: service.hrd has no `build = image:`")
-    return template.build_spec
-
-
-def _write(file: Path, header: Header, entries: Iterable[Entry]) -> str:
-    """Write a list; the sha256 of it."""
-    hasher = hashlib.sha256()
-    with file.open("wb") as out:
-        for chunk in write_flist(header, entries):
-            hasher.update(chunk)
-            out.write(chunk)
-    return hasher.hexdigest()

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from aysfs.build.run import Options
+from aysfs.build.job import Options
 from aysfs.cli.building import report
 from aysfs.cli.config import load_settings
 from aysfs.cli.main import run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from aysfs.build.run import Built, Options
+from aysfs.build.job import Built, Options
 from aysfs.cli.config import Settings, load_settings, settings_options
 from aysfs.cli.render import show_json, size_text
 from aysfs.cli.session import end_as_interrupted

@@ -20,11 +20,12 @@ from aysfs.build.alone import alone
 from aysfs.build.checkout import Checkouts
 from aysfs.build.container import Docker
 from aysfs.build.instances import Services
+from aysfs.build.job import Built, Options, Own, Workshop
 from aysfs.build.kinds import NodeSsh
 from aysfs.build.log import BuildLog
 from aysfs.build.plan import Planned, plan
 from aysfs.build.record import Record, from_json, log_note, record_note
-from aysfs.build.run import Builder, Built, Options, Own
+from aysfs.build.run import build as build_all
 from aysfs.build.server import bring_image, local, open_server
 from aysfs.build.stor import address_of, log_in
 from aysfs.build.template import Template, Templates, shipped
@@ -78,7 +79,7 @@ async def _build(
         services = Services(settings.services)
         servers = await trio.to_thread.run_sync(_servers, services, request.hosts, here)
         prove = partial(_prove, settings, stores[0].url) if request.verify else None
-        builder = Builder(
+        workshop = Workshop(
             [one.store for one in stores],
             Checkouts(settings.builds / "git"),
             settings.builds,
@@ -86,7 +87,7 @@ async def _build(
             _quiet if request.quiet else _echo,
             prove,
         )
-        return await builder.build(planned, servers)
+        return await build_all(workshop, planned, servers)
 
 
 def verify_published(
