@@ -45,7 +45,7 @@ def built() -> Built:
     with container_with_tree() as container:
         out = host.WORK / "copied-out"
         host.remove(out)
-        host.remove(host.STORE)
+        host.empty_store()
         container.run(["sh", "-c", f"tar -cf - {INSIDE} | cat >/dev/null"], lambda said: None)
         host.settle()
         copying = host.timed(["docker", "cp", "-q", f"{NAME}:{INSIDE}", out])
