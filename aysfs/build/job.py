@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import trio
 
+from aysfs.build.actions import ActionsBase
 from aysfs.build.alone import alone
 from aysfs.build.capture import capture
 from aysfs.build.checkout import Checkouts
@@ -159,7 +160,8 @@ class Job:
 
     def _build(self, image: str, inputs: Inputs, started: float, log: BuildLog) -> Record:
         tree = TarTree(self._put, epoch=self._workshop.options.epoch)
-        self._run_template(self._start(image, log), tree, log)
+        actions = self._template.actions()  # what does not load needs no container
+        self._run_template(actions, self._start(image, log), tree, log)
         header, entries = tree.finish()
         with tempfile.TemporaryDirectory(prefix="aysfs-build-") as folder:
             file = Path(folder) / f"{self._name}.flist"
@@ -201,7 +203,9 @@ class Job:
             self._own(container)
         return container
 
-    def _run_template(self, container: Container, tree: TarTree, log: BuildLog) -> None:
+    def _run_template(
+        self, actions: ActionsBase, container: Container, tree: TarTree, log: BuildLog
+    ) -> None:
         """What the template's ``build`` does, with every failure of it told by name."""
         options, template = self._workshop.options, self._template
         service = Service(
@@ -213,7 +217,7 @@ class Job:
             environment={} if options.epoch is None else {"SOURCE_DATE_EPOCH": str(options.epoch)},
         )
         try:
-            template.actions().build(service)
+            actions.build(service)
         except AysfsError:
             raise
         except (

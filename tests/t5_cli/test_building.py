@@ -402,3 +402,10 @@ def test_templates_are_listed_shown_and_checked(builds: Builds) -> None:
     done = builds.host.run("template", "check", builds.name)
     assert done.code == 12
     assert "dest is missing" in done.out
+
+
+def test_actions_that_do_not_load_need_no_container(builds: Builds) -> None:
+    (builds.folder / "actions_mgmt.py").write_text("class Actions(:\n")
+    said = builds.fails(12)
+    assert "actions_mgmt.py:1: does not compile" in said
+    assert "start a container" not in said
