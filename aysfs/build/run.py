@@ -12,7 +12,7 @@ from aysfs.build.job import Built, Job, Workshop, spec_of
 from aysfs.build.plan import Planned
 from aysfs.build.record import Record
 from aysfs.build.template import Template
-from aysfs.errors import AysfsError, BadRecipe, first_of
+from aysfs.errors import BadRecipe, first_of
 from aysfs.names import ServiceName
 
 _CLEAN_UP = 60  # seconds that removing what an interrupted build made may take
@@ -55,7 +55,8 @@ async def build(
                 server = await free.receive()
                 del waiting[name]
                 nursery.start_soon(one, name, server)
-    except* AysfsError as group:
+    # Not `except*`: Python 3.11.2, Debian's, would wrap what is raised.
+    except BaseExceptionGroup as group:
         raise first_of(group) from None
     return [built[name] for name in planned]
 

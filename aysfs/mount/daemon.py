@@ -20,7 +20,7 @@ import trio
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.cache.recovery import flush, recover
-from aysfs.errors import AysfsError, MountFailed, StoreTrouble, first_of
+from aysfs.errors import MountFailed, StoreTrouble, first_of
 from aysfs.load import Loaded, load_tree
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
@@ -270,7 +270,8 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
     try:
         try:
             trio.run(serve, options, claim, ready)
-        except* AysfsError as group:
+        # Not `except*`: Python 3.11.2, Debian's, would wrap what is raised.
+        except BaseExceptionGroup as group:
             raise first_of(group) from None
     finally:
         claim.drop()

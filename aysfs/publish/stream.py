@@ -240,5 +240,6 @@ async def _with_each(stores: Sequence[Store], work: Callable[[Store], Awaitable[
         async with trio.open_nursery() as nursery:
             for store in stores:
                 nursery.start_soon(work, store)
-    except* AysfsError as group:
+    # Not `except*`: Python 3.11.2, Debian's, would wrap what is raised.
+    except BaseExceptionGroup as group:
         raise first_of(group) from None

@@ -19,6 +19,7 @@ from aysfs.errors import (
     PathMissing,
     Stalled,
     StoreTrouble,
+    first_of,
 )
 
 # Add to this table; never change a line of it.
@@ -135,3 +136,11 @@ def test_trouble_is_never_missing() -> None:
     assert issubclass(Stalled, StoreTrouble)
     assert not issubclass(StoreTrouble, Missing)
     assert issubclass(MountBusy, MountFailed)
+
+
+def test_the_first_error_of_a_group_is_one_of_ours_where_there_is_one() -> None:
+    ours, other = StoreTrouble("x"), ValueError("y")
+    group = BaseExceptionGroup("", [other, ExceptionGroup("", [ours])])
+    assert first_of(group) is ours
+    assert first_of(BaseExceptionGroup("", [ExceptionGroup("", [other])])) is other
+    assert first_of(other) is other
