@@ -198,7 +198,7 @@ async def test_a_login_that_is_refused(sshd: Sshd, root: Path, tmp_path: Path) -
 @pytest.mark.parametrize("which", ["key_file", "known_hosts"])
 async def test_a_file_that_is_not_there(sshd: Sshd, root: Path, which: str) -> None:
     files = {"key_file": sshd.key, "known_hosts": sshd.known_hosts, which: root / "none"}
-    error = await trouble(store_of(sshd, root, credentials=SshCredentials(**files)))  # type: ignore[arg-type]
+    error = await trouble(store_of(sshd, root, credentials=SshCredentials(**files)))  # type: ignore[arg-type] # any field
     assert f"{root}/none" in str(error)
 
 

@@ -27,7 +27,7 @@ def checkouts(tmp_path: Path) -> Checkouts:
 
 def export(repository: GitRepository, **more: object) -> GitExport:
     values: dict[str, object] = {"key": "git.export.1", "dest": "/x", "source": ""}
-    return GitExport(**({"url": repository.url} | values | more))  # type: ignore[arg-type]
+    return GitExport(**({"url": repository.url} | values | more))  # type: ignore[arg-type] # any field
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -289,7 +289,7 @@ def git_http(repository: GitRepository) -> Iterator[type[GitOverHttp]]:
 
     class Handler(GitOverHttp):
         root = repository.folder.parent
-        seen = []  # noqa: RUF012
+        seen = []  # noqa: RUF012 - one server only
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -39,7 +39,7 @@ class Site:
 
     def export(self, source: str = "", dest: str = "/opt/x", **more: object) -> GitExport:
         values = {"url": self.repository.url, "source": source, "dest": dest, "key": "git.export.1"}
-        return GitExport(**(values | more))  # type: ignore[arg-type]
+        return GitExport(**(values | more))  # type: ignore[arg-type] # any field
 
     def place(self, *exports: GitExport | WebExport) -> Placed:
         git = [one for one in exports if isinstance(one, GitExport)]
@@ -243,7 +243,7 @@ class Pages(BaseHTTPRequestHandler):
 @pytest.fixture
 def pages() -> Iterator[type[Pages]]:
     class Handler(Pages):
-        files = {}  # noqa: RUF012
+        files = {}  # noqa: RUF012 - one server only
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)

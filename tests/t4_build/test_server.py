@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def node(sshd: Sshd, **more: object) -> NodeSsh:
     values = {"ip": sshd.host, "port": sshd.port, "login": sshd.login, "password": "", "sshkey": ""}
-    return NodeSsh(**(values | more))  # type: ignore[arg-type]
+    return NodeSsh(**(values | more))  # type: ignore[arg-type] # any field
 
 
 def opened(

@@ -63,7 +63,7 @@ class Hrd:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Hrd) and self._values == other._values
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment] # it is mutable
 
     def __repr__(self) -> str:
         return f"<Hrd {self.source}: {len(self._values)} keys>"  # no values: some are secret
@@ -291,10 +291,10 @@ class Hrd:
             found.append(item)
         return found
 
-    getStr, getInt, getFloat, getBool = get_str, get_int, get_float, get_bool  # noqa: N815
-    getList, getDict = get_list, get_dict  # noqa: N815
-    applyOnContent = apply  # noqa: N815
-    applyTemplate = apply_template  # noqa: N815
+    getStr, getInt, getFloat, getBool = get_str, get_int, get_float, get_bool  # noqa: N815 - lineage
+    getList, getDict = get_list, get_dict  # noqa: N815 - lineage
+    applyOnContent = apply  # noqa: N815 - lineage
+    applyTemplate = apply_template  # noqa: N815 - lineage
 
 
 def _with_bool(value: Value) -> object:
