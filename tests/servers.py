@@ -143,7 +143,11 @@ def make_key(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def silent_server() -> Iterator[int]:
-    """The port of a server that takes connections and never says a word."""
+def silent_server() -> Iterator[socket.socket]:
+    """A server that takes connections and never says a word; readable once somebody came."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        yield int(server.getsockname()[1])
+        yield server
+
+
+def port_of(server: socket.socket) -> int:
+    return int(server.getsockname()[1])

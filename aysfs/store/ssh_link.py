@@ -153,16 +153,21 @@ class Link:
 
     def _ready(self) -> Any:
         """The connection, made anew when there is none that lives."""
+        if self._closed:
+            raise self._was_closed()
         if self._client is not None:
             transport = self._client.get_transport()
             if transport is not None and transport.is_active():
                 return self._client
             self._drop()
         self._client = self._log_in()
-        if self._closed:
+        if self._closed:  # meanwhile
             self._drop()
-            raise StoreTrouble(f"{self.label}: the store was closed")
+            raise self._was_closed()
         return self._client
+
+    def _was_closed(self) -> StoreTrouble:
+        return StoreTrouble(f"{self.label}: the store was closed")
 
     def _drop(self) -> None:
         client, self._client = self._client, None

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
@@ -21,7 +20,7 @@ from aysfs.store.open import open_store
 from aysfs.store.protocol import BlobSource
 from aysfs.store.ssh import SshStore
 from aysfs.store.ssh_address import SshCredentials, parse_address, without_password
-from tests.servers import Sshd, make_key, silent_server
+from tests.servers import Sshd, make_key, port_of, silent_server
 
 BIG = bytes(range(256)) * 40_000  # some 300 pieces: more than are under way at once
 NAME = parse_name("jumpscale__base")
@@ -210,7 +209,8 @@ async def test_nobody_listens(own: Sshd, root: Path) -> None:
 
 
 async def test_a_server_that_says_nothing(own: Sshd, root: Path, no_leaks: None) -> None:
-    with silent_server() as own.port:
+    with silent_server() as server:
+        own.port = port_of(server)
         error = await trouble(store_of(own, root, idle=0.3))
     assert "no login as root" in str(error) or "no answer" in str(error)
 
@@ -226,17 +226,27 @@ async def test_a_server_without_sftp(tmp_path: Path, root: Path) -> None:
 
 
 async def test_closing_does_not_wait_for_a_login_under_way(own: Sshd, root: Path) -> None:
-    with silent_server() as own.port:
+    with silent_server() as server:
+        own.port = port_of(server)
         store = store_of(own, root, idle=30)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store.lists)
-            await trio.testing.wait_all_tasks_blocked()
+            await trio.lowlevel.wait_readable(server)
             nursery.cancel_scope.cancel()
         with trio.fail_after(10):
             await store.aclose()
         sock = store._link._sock
         assert sock is not None
         sock.close()
+
+
+async def test_a_closed_store_logs_in_no_more(own: Sshd, root: Path) -> None:
+    with silent_server() as server:
+        own.port = port_of(server)
+        store = store_of(own, root, idle=30)
+        await store.aclose()
+        with pytest.raises(StoreTrouble, match="was closed"):
+            await store.lists()
 
 
 class _Acts:
