@@ -18,7 +18,7 @@ import pytest
 from aysfs.errors import ExitCode, MountFailed
 from aysfs.mount.life import DaemonFailed
 from aysfs.mount.runtime import find_kernel_mount
-from tests.t4_mount.conftest import PYTHON, Site, run
+from tests.t4_mount.conftest import PYTHON, Site, ended, run
 
 
 def md5(path: Path) -> str:
@@ -162,7 +162,8 @@ def test_two_daemons_and_readers_race_for_the_same_blobs(
         *("fetch", "test", "--store", str(served.root / "store")),
         *("--cache", str(served.root / "cache")),
     )
-    with subprocess.Popen([PYTHON, "-c", *bring], stdout=subprocess.PIPE) as fetching:
+    fetching = subprocess.Popen([PYTHON, "-c", *bring], stdout=subprocess.PIPE)
+    with fetching, ended(fetching):
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(read_all, [served.point, tmp_path / "mnt-two"] * 4))
         assert fetching.wait(60) == 0
@@ -241,6 +242,7 @@ def test_a_stalled_store_is_eio_and_a_killed_reader_is_gone(site: Site, tree: Pa
             stderr=log,
             text=True,
         ) as daemon,
+        ended(daemon),
     ):
         assert daemon.stdin is not None
         assert daemon.stdout is not None
@@ -300,13 +302,14 @@ def test_a_flush_now_and_then_that_fails_is_logged_and_the_mount_lives_on(
 @contextmanager
 def python(script: str, site: Site, log: BinaryIO) -> Iterator[subprocess.Popen[str]]:
     """A daemon run by a script that says ``ready``."""
-    with subprocess.Popen(
+    daemon = subprocess.Popen(
         [PYTHON, "-c", script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
-    ) as daemon:
+    )
+    with daemon, ended(daemon):
         assert daemon.stdin is not None
         assert daemon.stdout is not None
         daemon.stdin.write(site.options().to_json() + "\n")

@@ -22,7 +22,7 @@ from aysfs.mount.runtime import (
     records,
     sweep,
 )
-from tests.t4_mount.conftest import PYTHON, Site, run
+from tests.t4_mount.conftest import PYTHON, Site, ended, run
 
 
 def test_ready_means_usable(site: Site, tree: Path) -> None:
@@ -275,13 +275,28 @@ def test_a_reload_while_lookups_wait_for_us(site: Site, tree: Path) -> None:
         "    os.path.exists(f'{sys.argv[1]}/nothing-{number}')\n"
         "    os.listdir(sys.argv[1])\n"
     )
-    with subprocess.Popen([PYTHON, "-c", asking, site.point]) as reader:
+    with subprocess.Popen([PYTHON, "-c", asking, site.point]) as reader, ended(reader):
         for number in range(5):
             (tree / "data").write_text(f"content {number}")
             site.push(tree)
             assert site.ask("reload")["changed"] is True
             assert (site.point / "data").read_text() == f"content {number}"
-        reader.kill()
+    site.umount()
+
+
+def test_a_listing_begun_before_a_reload_brings_nothing_old_back(site: Site, tree: Path) -> None:
+    """A listing carries attributes, which the kernel would keep for as long as it is told."""
+    site.push(tree)
+    site.mount()
+    begun = os.open(site.point, os.O_RDONLY | os.O_DIRECTORY)
+    (tree / "data").write_text("new")
+    (tree / "link").unlink()
+    site.push(tree)
+    assert site.ask("reload")["changed"] is True
+    assert "link" in os.listdir(begun)
+    os.close(begun)
+    assert (site.point / "data").read_text() == "new"
+    assert not os.path.lexists(site.point / "link")
     site.umount()
 
 
