@@ -73,6 +73,7 @@ def mount_command(
         runtime=str(settings.runtime),
         log=str(log),
         namespace=settings.namespace,
+        source=",".join(names),
         base=base,
         engine=engine,
         allow_other=allow_other or allowed,

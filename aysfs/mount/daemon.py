@@ -180,9 +180,10 @@ async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> N
     try:
         pyfuse3.init(daemon.engine, options.point, _fuse_options(options))
     except RuntimeError as error:
+        asked = f" with -o {','.join(options.fuse_options)}" if options.fuse_options else ""
         raise MountFailed(
-            f"{options.point} cannot be mounted",
-            hint="the log has fusermount3's reason; is /dev/fuse there and allowed?",
+            f"{options.point} cannot be mounted{asked}",
+            hint=f"fuse's reason is in {options.log}; is /dev/fuse there and allowed?",
         ) from error
     # While the session runs, whoever unmounts ends it; on the way out we unmount ourselves.
     try:
@@ -201,7 +202,9 @@ async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> N
 
 def _fuse_options(options: MountOptions) -> set[str]:
     """fuse's own options. Without ``dev`` and ``suid`` the kernel refuses both by default."""
-    chosen = {"fsname=aysfs", "subtype=aysfs", "ro", "default_permissions"}
+    # fuse's option parser takes a backslash before what would end the value.
+    source = options.source.replace("\\", "\\\\").replace(",", "\\,")
+    chosen = {f"fsname={source}", "subtype=aysfs", "ro", "default_permissions"}
     chosen |= set(options.fuse_options)
     if not chosen & {"suid"}:
         chosen.add("nosuid")

@@ -19,6 +19,7 @@ class MountOptions:
     runtime: str
     log: str
     namespace: str = "dedupe"
+    source: str = "aysfs"  # what the mount table says is mounted: `mount -a` compares it
     base: str | None = None
     engine: str = "fuse"
     allow_other: bool = False
