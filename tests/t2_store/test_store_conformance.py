@@ -19,7 +19,7 @@ from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes
 from aysfs.store.memory import MemoryStore
 from aysfs.store.open import open_store
-from aysfs.store.protocol import BlobSource, Sink, Store
+from aysfs.store.protocol import BlobSource, Held, Sink, Store
 from aysfs.store.ssh_address import SshCredentials
 from tests.servers import Sshd
 
@@ -92,7 +92,7 @@ async def put(store: Store, data: bytes) -> Digest:
 
 
 async def get(store: Store, digest: Digest, size: int) -> bytes:
-    sink = io.BytesIO()
+    sink = Held()
     await store.get(digest, size, sink)
     return sink.getvalue()
 
@@ -130,7 +130,7 @@ async def test_the_empty_blob_is_missing_until_it_is_put(store: Store) -> None:
 
 
 async def test_an_absent_blob_is_missing_and_writes_nothing(store: Store) -> None:
-    sink = io.BytesIO()
+    sink = Held()
     with pytest.raises(BlobMissing, match=ABSENT.hex()):
         await store.get(ABSENT, 3, sink)
     assert sink.getvalue() == b""
@@ -207,6 +207,9 @@ class Full:
     def write(self, data: bytes | memoryview, /) -> None:
         raise OSError(28, "no room here")
 
+    def restart(self) -> None:
+        raise AssertionError
+
 
 async def test_a_failing_sink_is_not_the_stores_trouble(store: Store, no_leaks: None) -> None:
     digest = await put(store, BIG)
@@ -223,6 +226,9 @@ async def test_a_cancelled_get_writes_no_more(store: Store, no_leaks: None) -> N
         def write(self, data: bytes | memoryview, /) -> None:
             received.append(len(data))
             token.run_sync_soon(scope.cancel)
+
+        def restart(self) -> None:
+            raise AssertionError
 
     with trio.CancelScope() as scope:
         await store.get(digest, len(BIG), Cancels())
