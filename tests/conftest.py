@@ -179,6 +179,12 @@ def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)
 
 
+@pytest.fixture
+def mock_clock() -> trio.testing.MockClock:
+    """Time that passes only when the test says so."""
+    return trio.testing.MockClock()
+
+
 # --- what a test may not leave behind ----------------------------------------------------
 
 
