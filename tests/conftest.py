@@ -185,6 +185,19 @@ def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)
 
 
+def next_tick(path: Path) -> None:
+    """Wait until a change of a file is dated later than this one was changed last.
+
+    Files are dated by a clock that ticks every few milliseconds; what happens within one tick
+    has one date.
+    """
+    probe = path.with_name(f"{path.name}.tick")
+    probe.touch()
+    while probe.stat().st_ctime_ns <= path.lstat().st_ctime_ns:
+        os.utime(probe)
+    probe.unlink()
+
+
 # --- what a test may not leave behind ----------------------------------------------------
 
 
