@@ -303,6 +303,25 @@ def test_a_flush_now_and_then_that_fails_is_logged_and_the_mount_lives_on(
         assert daemon.wait(20) == 0
 
 
+BUSY_DISK = """
+import sys, threading
+from aysfs.mount import daemon
+from aysfs.mount.options import from_json
+daemon.flush = lambda _cache: threading.Event().wait()
+daemon._LAST_FLUSH = 0.1
+daemon.run(from_json(sys.stdin.readline()), lambda: print("ready", flush=True))
+"""
+
+
+def test_an_unmount_does_not_wait_for_a_busy_disk(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.point.mkdir()
+    with open(site.root / "busy.log", "wb") as log, python(BUSY_DISK, site, log) as daemon:
+        (site.point / "data").read_bytes()
+        site.umount()
+        assert daemon.wait(20) == 0
+
+
 def stand_in_the_way(synced: Path) -> None:
     """Put a directory where the file of the last flush is, which one under way may write again."""
     while not synced.is_dir():
