@@ -34,6 +34,10 @@ ALLOWED_SKIPS: tuple[str, ...] = ()  # regular expressions, matched against the 
 TEST_TIMEOUT = 60.0  # seconds an async test may take
 HANG_TIMEOUT = 900.0  # seconds after which any test is hopeless; one may make an image first
 
+# The servers of tests are on loopback, where a proxy that this host has does not lead.
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1")))
+
 # No bound of time on one example, which a busy machine passes, and the same examples each time:
 # what is red is red again. tests/fuzz looks for others.
 settings.register_profile("aysfs", deadline=None, derandomize=True)
