@@ -90,7 +90,7 @@ def test_independent_services_are_built_side_by_side_on_several_servers(farm: Fa
     meeting.mkdir()
     wait = (
         "import pathlib, time; place = pathlib.Path({place!r}); (place / {own!r}).touch();"
-        " end = time.monotonic() + 20\n"
+        " end = time.monotonic() + 50\n"
         "        while not (place / {other!r}).exists():\n"
         "            time.sleep(0.01)\n"
         "            assert time.monotonic() < end"

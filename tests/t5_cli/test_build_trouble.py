@@ -181,7 +181,7 @@ def test_a_second_build_of_a_service_waits_for_the_first(builds: Builds) -> None
     for one in (impatient, second):
         wait_until(one, f"under way in process {first.pid}: waiting for its end")
     impatient.send_signal(signal.SIGINT)
-    impatient.communicate(timeout=10)
+    impatient.communicate(timeout=30)
     assert impatient.returncode == 130
     go(builds)
     _, err = first.communicate(timeout=30)
