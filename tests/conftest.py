@@ -17,6 +17,7 @@ import gc
 import inspect
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -37,6 +38,10 @@ HANG_TIMEOUT = 900.0  # seconds after which any test is hopeless; one may make a
 # The servers of tests are on loopback, where a proxy that this host has does not lead.
 for _name in ("no_proxy", "NO_PROXY"):
     os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1")))
+
+# A runner that a shell put in the background ignores these, and so would every command of ours.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No bound of time on one example, which a busy machine passes, and the same examples each time:
 # what is red is red again. tests/fuzz looks for others.
