@@ -29,13 +29,11 @@ _SBIN = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _AS_ROOT = [] if os.getuid() == 0 else ["sudo", "-n"]
 
 
-def run(*command: object, timeout: float = 300, **more: str) -> str:
-    """Run a command that must succeed; its standard output. ``more`` is environment."""
+def run(*command: object, **more: str) -> str:
+    """Run a command that must succeed; its standard output."""
     words = [str(word) for word in command]
     env = {**os.environ, "PATH": _SBIN, **more}
-    done = subprocess.run(
-        words, env=env, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -113,7 +111,7 @@ def _make_base_image() -> None:
     try:
         mirror = [uri] if (uri := _mirror()) else []
         arguments = ["--variant=minbase", RELEASE, str(folder), *mirror]
-        run(*_AS_ROOT, "debootstrap", *arguments, DEBIAN_FRONTEND="noninteractive", timeout=600)
+        run(*_AS_ROOT, "debootstrap", *arguments, DEBIAN_FRONTEND="noninteractive")
         packed = ["tar", "-C", str(folder), "--numeric-owner", "--exclude=./var/cache/apt/*"]
         with subprocess.Popen([*_AS_ROOT, *packed, "-c", "."], stdout=subprocess.PIPE) as tar:
             subprocess.run(

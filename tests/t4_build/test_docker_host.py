@@ -41,8 +41,8 @@ STUBS = {
 
 
 def test_who_reads_what_the_start_of_docker_says_does_not_wait_for_its_end(tmp_path: Path) -> None:
-    for name, script in STUBS.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+    for name, body in STUBS.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
     script = Path(__file__).parents[2] / "scripts/docker.sh"
