@@ -375,7 +375,9 @@ def reachable() -> Iterator[Path]:
     """A folder for anybody: pytest's own are root's, and each session closes them to others."""
     folder = Path(tempfile.mkdtemp(prefix="aysfs-unpack-"))
     os.chown(folder, 65534, 65534)
+    old = os.umask(0o022)  # nobody reads what root makes there
     yield folder
+    os.umask(old)
     shutil.rmtree(folder)
 
 
