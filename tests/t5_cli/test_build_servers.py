@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import Docker
+from aysfs.build.container import Container, Docker
 from tests import docker_host
 from tests.docker_host import GitRepository
 from tests.servers import Sshd, free_port, make_key
@@ -263,15 +263,18 @@ def account() -> Iterator[str]:
 
 def test_a_password_opens_the_server_and_is_seen_nowhere(farm: Farm, account: str) -> None:
     farm.set_up()
-    farm.template("hello", 'service.execute("sleep 1; false")')
+    waits = "until [ -e /go ]; do sleep 0.1; done; false"
+    farm.template("hello", f'service.execute("{waits}")')
     by_word = f"Match User {account}\n  PasswordAuthentication yes\n"
     with Sshd(farm.host.root / "word", sftp=False, more=by_word) as server:
         farm.known_hosts.write_text(farm.sshd.host_line() + server.host_line())
         kept = farm.node("word", server.port, account).folder / "instance.hrd"
-        seen = b""
         words = ["build", farm.name, "--host", "node.ssh!word", "--network", "none"]
         with farm.started(*words) as build:
-            farm.wait_until_it_says(build, b"execute sleep 1")
+            farm.wait_until_it_says(build, b"execute until")
+            seen = command_lines()
+            (identity,) = farm.containers()
+            Container(farm.docker, identity, "test").run("touch /go", lambda _: None)
             while build.poll() is None:
                 seen += command_lines()
             out, err = build.communicate(timeout=30)
