@@ -43,7 +43,7 @@ class Host:
             env={**self.environment, **environment},
             capture_output=True,
             check=False,
-            timeout=60,
+            timeout=100,
         )
         return Done(done.returncode, done.stdout, PROGRESS.sub("", done.stderr.decode()))
 

@@ -209,7 +209,7 @@ def test_a_server_that_goes_away_under_a_build_is_told_in_one_line(farm: Farm) -
     with farm.started(*farm.words()) as build:
         farm.wait_until_it_says(build, b"execute sleep 50")
         farm.sshd.stop()
-        out, err = build.communicate(timeout=55)
+        out, err = build.communicate(timeout=100)
     last = err.decode().splitlines()[-1]
     assert build.returncode == 15, err
     assert last.startswith("aysfs: build server jumpscale|node.ssh!master is gone: ")
@@ -234,7 +234,7 @@ def test_interrupted_by_a_person_nothing_is_left_on_the_server(farm: Farm) -> No
     with farm.started(*farm.words()) as build:
         farm.wait_until_it_says(build, b"execute sleep 50")
         build.send_signal(signal.SIGINT)
-        _, err = build.communicate(timeout=30)
+        _, err = build.communicate(timeout=100)
     assert build.returncode == 130
     assert err.decode().splitlines()[-1] == "aysfs: interrupted"
     assert farm.published() == []
@@ -277,7 +277,7 @@ def test_a_password_opens_the_server_and_is_seen_nowhere(farm: Farm, account: st
             Container(farm.docker, identity, "test").run("touch /go", lambda _: None)
             while build.poll() is None:
                 seen += command_lines()
-            out, err = build.communicate(timeout=30)
+            out, err = build.communicate(timeout=100)
     assert f"-l\0{account}\0".encode() in seen  # ssh was among them
     assert build.returncode == 13, err
     shown = "".join(farm.host.ok("service", "show", "node.ssh!word", *more) for more in
