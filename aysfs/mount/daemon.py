@@ -38,6 +38,7 @@ _READ_AHEAD_KIB = 1024  # the largest request the kernel makes, 256 pages
 _MAX_BACKGROUND = 64
 _GRACE = 5.0  # seconds that requests under way get when the daemon is told to stop
 _FLUSH_EVERY = 60.0
+_LAST_FLUSH = 5.0  # seconds: the disk may have minutes of others' bytes to write, and umount waits
 
 
 class Daemon:
@@ -149,7 +150,10 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
         )
         daemon = Daemon(options, store, fetcher, loaded)
         await _session(daemon, claim, ready)
-        await _flush(cache)
+        with trio.move_on_after(_LAST_FLUSH) as scope:
+            await _flush(cache)
+        if scope.cancelled_caught:
+            log.info("left the cache %s before it was flushed: the disk is busy", cache.root)
 
 
 async def _flush(cache: Cache) -> None:

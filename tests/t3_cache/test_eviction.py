@@ -10,6 +10,7 @@ from aysfs.cache.eviction import make_room, shrink
 from aysfs.cache.recovery import flush, recover, scrub
 from aysfs.digest import Digest
 from aysfs.limits import Limits
+from tests.conftest import next_tick
 
 PAGE = 4096
 
@@ -23,7 +24,12 @@ def insert(cache: Cache, data: bytes) -> Digest:
 
 
 def fill(cache: Cache, count: int) -> list[Digest]:
-    return [insert(cache, bytes([number]) * PAGE) for number in range(count)]
+    """Blobs that came one after the other, each in a tick of its own of the files' clock."""
+    blobs = []
+    for number in range(count):
+        blobs.append(insert(cache, bytes([number]) * PAGE))
+        next_tick(Path(cache.path(blobs[-1])))
+    return blobs
 
 
 def test_the_oldest_goes_first(tmp_path: Path) -> None:
@@ -125,16 +131,32 @@ def test_a_scrub_finds_what_a_stamp_cannot_show(tmp_path: Path) -> None:
     cache.close()
 
 
+def tear(cache: Cache, digest: Digest) -> None:
+    """Alter the bytes and keep the stamp, as a crash can."""
+    path = cache.path(digest)
+    status = os.stat(path)
+    os.chmod(path, 0o600)
+    with open(path, "r+b") as file:
+        file.write(bytes(1024))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_what_arrives_in_the_moment_of_a_flush_is_hashed_after_a_crash(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(keep_free=0))
+    torn = insert(cache, b"torn" * 1024)
+    tear(cache, torn)
+    (stored,) = cache.scan()
+    (cache.root / "synced").write_text(f"boot-one {stored.arrived_ns}\n")
+    assert recover(cache, "boot-two") == 1
+    cache.close()
+
+
 def test_after_a_crash_what_was_not_flushed_is_hashed(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", Limits(keep_free=0))
     (flushed,) = fill(cache, 1)
     flush(cache, "boot-one")
     torn = insert(cache, b"torn" * 1024)
-    status = os.stat(cache.path(torn))
-    os.chmod(cache.path(torn), 0o600)
-    with open(cache.path(torn), "r+b") as file:
-        file.write(bytes(1024))
-    os.utime(cache.path(torn), ns=(status.st_atime_ns, status.st_mtime_ns))
+    tear(cache, torn)
     assert recover(cache, "boot-one") == 0
     assert recover(cache, "boot-two") == 1
     assert cache.has(flushed, PAGE)

@@ -54,7 +54,7 @@ def test_ctrl_c_takes_the_daemon_along(service: Host) -> None:
         with open(pipe, "wb"):  # both ends are open: the daemon is there
             command.send_signal(signal.SIGINT)
             try:
-                _, told = command.communicate(timeout=60)
+                _, told = command.communicate(timeout=100)
             finally:
                 command.kill()
         assert told.splitlines()[-1:] == [b"aysfs: interrupted"]
