@@ -196,6 +196,12 @@ def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)
 
 
+@pytest.fixture
+def mock_clock() -> trio.testing.MockClock:
+    """Time that passes only when the test says so."""
+    return trio.testing.MockClock()
+
+
 def next_tick(path: Path) -> None:
     """Wait until a change of a file is dated later than this one was changed last.
 

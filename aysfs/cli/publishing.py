@@ -15,7 +15,7 @@ from aysfs.errors import BadName
 from aysfs.names import ServiceName
 from aysfs.publish.hash_cache import HashCache
 from aysfs.publish.push import PushReport, push
-from aysfs.store.open import open_store
+from aysfs.store.open import open_stores
 
 
 @click.command("push")
@@ -50,7 +50,7 @@ async def _push(
     # The tree's entries live to the end, and looking through them for garbage again and again
     # costs 0.2 to 0.5 s for 60,000; this process ends when the push does.
     gc.disable()
-    store = open_store(settings.store, namespace=settings.namespace, create=True)
+    store = open_stores(settings.store, namespace=settings.namespace, create=True)
     try:
         with phases("push") as meter:
             return await push(

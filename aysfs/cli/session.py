@@ -16,7 +16,7 @@ from aysfs.cli.config import Settings
 from aysfs.cli.render import note
 from aysfs.errors import StoreTrouble, first_of
 from aysfs.load import Loaded, load_tree
-from aysfs.store.open import open_store
+from aysfs.store.open import open_stores
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def end_as_interrupted() -> None:
 
 async def load(settings: Settings, names: Sequence[str], base: str | None = None) -> Loaded:
     """The tree of these services, within the deadline."""
-    store = open_store(settings.store, namespace=settings.namespace)
+    store = open_stores(settings.store, namespace=settings.namespace)
     try:
         with trio.move_on_after(settings.deadline):
             refs = [settings.ref(name) for name in names]
@@ -64,7 +64,7 @@ async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
         cache = Cache(settings.cache, settings.limits, report=lambda line: note(f"aysfs: {line}"))
         stack.callback(cache.close)
         await trio.to_thread.run_sync(recover, cache)
-        store = open_store(settings.store, namespace=settings.namespace)
+        store = open_stores(settings.store, namespace=settings.namespace)
         stack.push_async_callback(store.aclose)
         fetcher = await stack.enter_async_context(
             open_fetcher(cache, store, deadline=settings.deadline)

@@ -28,7 +28,8 @@ from aysfs.mount.control import serve_control
 from aysfs.mount.fuse import FuseEngine
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import Claim, find_kernel_mount
-from aysfs.store.open import open_store
+from aysfs.store.chain import Chain
+from aysfs.store.open import open_stores
 from aysfs.store.protocol import Store
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,11 @@ class Daemon:
             "engine": "fuse",
             "why": "the only engine of this version",
             "store": self.store.label,
+            "resting": [
+                {"store": one.label, "seconds": round(one.rest), "why": one.why}
+                for one in (self.store.states() if isinstance(self.store, Chain) else [])
+                if one.rest
+            ],
             "cache": str(cache.root),
             "cache_used": cache.usage.used,
             "base": os.fsdecode(self.engine.tree.base),
@@ -133,7 +139,7 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
         wrong = await trio.to_thread.run_sync(recover, cache)
         if wrong:
             log.warning("%d cached blobs did not survive the last stop of this host", wrong)
-        store = open_store(options.store, namespace=options.namespace)
+        store = open_stores(options.store, namespace=options.namespace)
         stack.push_async_callback(store.aclose)
         loaded = await _load(store, options)
         _report_clashes(loaded)

@@ -14,7 +14,7 @@ class MountOptions:
 
     services: tuple[str, ...]
     point: str
-    store: str = field(repr=False)  # its URL may hold a password
+    store: tuple[str, ...] = field(repr=False)  # URLs, which may hold a password
     cache: str
     runtime: str
     log: str
@@ -46,6 +46,6 @@ class MountOptions:
 def from_json(text: str) -> MountOptions:
     """What ``to_json`` wrote."""
     values = json.loads(text)
-    for name in ("services", "fuse_options"):
+    for name in ("services", "store", "fuse_options"):
         values[name] = tuple(values[name])
     return MountOptions(**values)

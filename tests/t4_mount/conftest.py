@@ -51,7 +51,7 @@ class Site:
         values: dict[str, object] = {
             "services": names,
             "point": where,
-            "store": str(self.root / "store"),
+            "store": (str(self.root / "store"),),
             "cache": str(self.root / "cache"),
             "runtime": str(self.root / "run"),
             "log": str(self.root / f"{Path(where).name}.log"),

@@ -225,8 +225,8 @@ import sys
 from aysfs.mount import daemon
 from aysfs.mount.options import from_json
 from aysfs.store.faults import Stalls
-real = daemon.open_store
-daemon.open_store = lambda *a, **k: Stalls(real(*a, **k), after=100)
+real = daemon.open_stores
+daemon.open_stores = lambda *a, **k: Stalls(real(*a, **k), after=100)
 daemon.run(from_json(sys.stdin.readline()), lambda: print("ready", flush=True))
 """
 
