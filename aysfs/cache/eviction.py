@@ -68,9 +68,7 @@ def shrink(cache: Cache, size: int) -> Evicted:
         return done
 
 
-def _evict(
-    cache: Cache, found: list[Stored], wanted: int, done: Evicted
-) -> tuple[Evicted, bool]:
+def _evict(cache: Cache, found: list[Stored], wanted: int, done: Evicted) -> tuple[Evicted, bool]:
     """Evict what is needed; what was done so far, and whether that is all that could be."""
     goal = done.size + cache.usage.excess(wanted)
     hot = []
