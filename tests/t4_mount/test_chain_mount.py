@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import cast
 
 from tests.t4_mount.conftest import Site
 
@@ -23,7 +24,7 @@ def test_a_mount_outlives_its_first_store(site: Site, tree: Path) -> None:
     os.rename(site.root / "store", site.root / "away")
     site.expected.append("is left alone for ")
     assert (site.point / "big").read_bytes() == (tree / "big").read_bytes()
-    [resting] = site.ask()["resting"]  # type: ignore[misc]
+    (resting,) = cast("list[dict[str, str]]", site.ask()["resting"])
     assert resting["store"] == str(site.root / "store")
     assert "no such" in resting["why"].lower() or "there is no" in resting["why"].lower()
     os.rename(site.root / "away", site.root / "store")
