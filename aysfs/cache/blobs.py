@@ -154,13 +154,12 @@ class Cache:
         stamp.apply(descriptor, digest)
         # Not the writer's: a file that anybody holds open for writing cannot be executed.
         reader = os.open(tmp, os.O_RDONLY | os.O_CLOEXEC)
-        self.usage.commit(size)  # before it can be seen, evicted and counted as freed
         try:
             self._rename(tmp, digest)
         except OSError:
             os.close(reader)
-            self.usage.withdraw(size)
             raise
+        self.usage.commit(size)
         return reader
 
     def _new_name(self) -> str:

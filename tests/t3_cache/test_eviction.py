@@ -4,6 +4,8 @@ import mmap
 import os
 from pathlib import Path
 
+import pytest
+
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache, Stored
 from aysfs.cache.eviction import make_room, shrink
@@ -52,6 +54,21 @@ def test_a_blob_removed_as_soon_as_it_came_is_not_counted(tmp_path: Path) -> Non
     cache.close()
 
 
+class Counted(Cache):
+    """Somebody counts at the moment when a blob is about to get its name."""
+
+    def _rename(self, tmp: str, digest: Digest) -> None:
+        self.recount()
+        super()._rename(tmp, digest)
+
+
+def test_a_blob_that_gets_its_name_after_a_recount_is_counted(tmp_path: Path) -> None:
+    cache = Counted(tmp_path / "cache", Limits(size=1 << 20, keep_free=0))
+    insert(cache, b"x" * PAGE)
+    assert cache.usage.used == PAGE
+    cache.close()
+
+
 class Contended(Cache):
     """The first objects to go are room for downloads that begin at that moment."""
 
@@ -68,6 +85,24 @@ def test_room_that_another_takes_is_made_again(tmp_path: Path) -> None:
     cache = Contended(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
     fill(cache, 10)
     assert make_room(cache, PAGE).blobs > cache.taken == 5
+    cache.close()
+
+
+def test_room_that_was_only_counted_wrongly_and_is_taken_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
+    fill(cache, 8)
+    cache.usage.recount(lambda: 10 * PAGE)
+    real, calls = cache.usage.reserve, iter([2 * PAGE])
+
+    def reserve(size: int) -> None:
+        for other in calls:  # a download that begins at that moment, once
+            real(other)
+        real(size)
+
+    monkeypatch.setattr(cache.usage, "reserve", reserve)
+    assert make_room(cache, PAGE).blobs > 0
     cache.close()
 
 
