@@ -270,7 +270,7 @@ class Sweep:
         self._clock = clock
         self._note = GC_MAGIC + os.urandom(16).hex().encode() + b"\n"
         self._written = 0.0
-        self._deleting = False
+        self._uncertain = False
 
     async def begin(self) -> None:
         """G1 and G2. StoreTrouble where another gc is at work."""
@@ -306,13 +306,15 @@ class Sweep:
     async def delete(self, digests: Sequence[Digest]) -> None:
         """Delete one batch, which must be a matter of seconds."""
         await self.hold()
-        self._deleting = True
-        await self._store.delete(digests)
-        self._deleting = False
+        try:
+            await self._store.delete(digests)
+        except StoreTrouble:
+            self._uncertain = True
+            raise
 
     async def end(self) -> None:
         """G6, unless a deletion may still be under way, or the note is another's."""
-        if self._deleting:
+        if self._uncertain:
             return
         with trio.CancelScope(shield=True), trio.move_on_after(_CLOSING):
             try:
