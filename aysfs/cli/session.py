@@ -17,6 +17,7 @@ from aysfs.cli.render import note
 from aysfs.errors import StoreTrouble, first_of
 from aysfs.load import Loaded, load_tree
 from aysfs.store.open import open_store
+from aysfs.store.protocol import Store
 
 T = TypeVar("T")
 
@@ -39,6 +40,17 @@ def end_as_interrupted() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+def open_to_write(settings: Settings, url: str, *, given: bool) -> Store:
+    """A store that is made where it is not there yet, unless its path may be a mistake.
+
+    What stands in a configuration was written once and with care; a path on the command line
+    that is no directory is sooner mistyped than new.
+    """
+    if given and "://" not in url and not os.path.isdir(url):
+        raise StoreTrouble(f"there is no store {url}", hint=f"`aysfs store init {url}` makes one")
+    return open_store(url, namespace=settings.namespace, create=True)
 
 
 async def load(settings: Settings, names: Sequence[str], base: str | None = None) -> Loaded:

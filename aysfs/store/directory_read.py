@@ -18,7 +18,7 @@ from aysfs.store.blame import blaming, trouble
 from aysfs.store.protocol import OpenList, Sink, Stored, Stray
 
 CHUNK = 1 << 20
-NO_ROOT = "is the disk of the store mounted?"
+NO_ROOT = "is the disk of the store mounted? `aysfs store init` makes a new one"
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not hold a thread for ever
 

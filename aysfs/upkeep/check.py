@@ -14,18 +14,16 @@ from typing import NamedTuple
 import trio
 
 from aysfs import digest as digests
-from aysfs.digest import SIZE, Digest
+from aysfs.digest import Digest
 from aysfs.errors import BadList, BlobMissing, Corrupt, ListMissing, first_of
 from aysfs.flist.entry import Entry, Kind
 from aysfs.names import ServiceName
 from aysfs.store.protocol import Store
 from aysfs.upkeep.lists import Facts, Step, entries_of, foreign_lists, read_list
-from aysfs.upkeep.packed import Packed, Record
+from aysfs.upkeep.packed import WITH_SIZE, Packed, Record, digest_of, pack, size_of
 
 READERS = 8
 NAMED = 100  # paths of one list that are reported; all are counted
-
-_WIDTH = SIZE + 8  # a digest and a size
 
 
 class Wrong(enum.StrEnum):
@@ -83,7 +81,7 @@ class _Check:
         self._store = store
         self._deep = deep
         self._step = step
-        self._named = Packed(_WIDTH)
+        self._named = Packed(WITH_SIZE)
         self._facts: list[Facts] = []
         self._unreadable: dict[str, str] = {}
         self._wrong: dict[Record, Wrong] = {}
@@ -106,15 +104,13 @@ class _Check:
             self._step("blobs", first, 256)
             await self._shelf(first)
         damage = [found for one in self._facts if (found := await self._damage(one))]
-        wrong = {_digest(record): what for record, what in self._wrong.items()}
+        wrong = {digest_of(record): what for record, what in self._wrong.items()}
         return CheckReport(self._facts, self._unreadable, damage, self._blobs, self._size, wrong)
 
     async def _read(self, name: ServiceName) -> None:
         add = self._named.add
         try:
-            facts = await read_list(
-                self._store, name, lambda digest, size: add(_record(digest, size))
-            )
+            facts = await read_list(self._store, name, lambda digest, size: add(pack(digest, size)))
         except BadList as error:
             self._unreadable[str(name)] = str(error)
         else:
@@ -124,11 +120,11 @@ class _Check:
         """All blobs that begin with this byte. One digest with two sizes is two of them."""
         records = self._named.bucket(first)
         self._blobs += len(records)
-        self._size += sum(map(_size, records))
+        self._size += sum(map(size_of, records))
         for same in _with_one_size_each(records):
-            sizes = {_digest(record): _size(record) for record in same}
+            sizes = {digest_of(record): size_of(record) for record in same}
             lacking = await self._store.missing(sizes)
-            for record in [one for one in same if _digest(one) in lacking]:
+            for record in [one for one in same if digest_of(one) in lacking]:
                 same.discard(record)
                 await self._judge(record)
             if self._deep:
@@ -156,7 +152,7 @@ class _Check:
 
     async def _look(self, record: Record) -> Wrong | None:
         """Read a blob; what is wrong with it."""
-        digest, size = _digest(record), _size(record)
+        digest, size = digest_of(record), size_of(record)
         data = self._store.at_hand(digest, size)
         if data is not None:
             await trio.lowlevel.checkpoint()
@@ -213,28 +209,16 @@ class _Found:
     def read(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             if entry.kind is Kind.REGULAR:
-                wrong = self._wrong.get(_record(entry.digest, entry.size))
+                wrong = self._wrong.get(pack(entry.digest, entry.size))
                 if wrong is not None:
                     self.counts[wrong] += 1
                     if len(self.hurt) < NAMED:
                         self.hurt.append(Hurt(entry.path, entry.digest, wrong))
 
 
-def _record(digest: Digest, size: int) -> Record:
-    return digest + size.to_bytes(8, "big")
-
-
-def _digest(record: Record) -> Digest:
-    return Digest(record[:SIZE])
-
-
-def _size(record: Record) -> int:
-    return int.from_bytes(record[SIZE:], "big")
-
-
 def _with_one_size_each(records: set[Record]) -> Iterator[set[Record]]:
     """The same, in sets in which no digest comes twice."""
     while records:
-        some = set({_digest(record): record for record in records}.values())
+        some = set({digest_of(record): record for record in records}.values())
         yield set(some)
         records = records - some

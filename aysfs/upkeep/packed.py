@@ -6,11 +6,29 @@ shelves of a store are: whoever goes through a store opens one bucket at a time.
 
 import struct
 
-from aysfs.digest import SIZE
+from aysfs.digest import SIZE, Digest
+
+WITH_SIZE = SIZE + 8
 
 _SLACK = 1 << 16  # bytes of a bucket that may be there twice before it is looked through
 
 Record = bytes
+"""A digest, and what else there is to it."""
+
+
+def pack(digest: Digest, size: int) -> Record:
+    """A blob as a record of WITH_SIZE bytes."""
+    return digest + size.to_bytes(8, "big")
+
+
+def digest_of(record: Record) -> Digest:
+    """The blob that a record speaks of."""
+    return Digest(record[:SIZE])
+
+
+def size_of(record: Record) -> int:
+    """The size in a record that has one."""
+    return int.from_bytes(record[SIZE:], "big")
 
 
 class Packed:

@@ -285,14 +285,14 @@ async def test_a_gc_beside_pushes_over_a_real_store(
         tree = tmp_path / f"tree{number}"
         tree.mkdir()
         trees.append(tree)
-        for file in range(12):
+        for file in range(4):
             (tree / f"f{file}").write_bytes(b"shared %d" % (file * (1 + number)))
     stores = [DirectoryStore(root) if kind == "directory" else over_ssh(root, sshd) for _ in "123"]
     done = trio.Event()
 
     async def pushes(store: Store, tree: Path, name: ServiceName) -> None:
-        for number in range(6):
-            (tree / "changes").write_bytes(b"%d" % (number % 3))
+        for number in range(3):
+            (tree / "changes").write_bytes(b"%d" % (number % 2))
             await push(tree, name, store)
 
     async def sweeps(store: Store) -> None:
