@@ -61,7 +61,8 @@ class Settings:
         return parse_name(text, self.default_domain)
 
 
-_KEYS = set(Settings.__dataclass_fields__) - {"store_is_given"}
+KEYS = set(Settings.__dataclass_fields__) - {"store_is_given"}
+"""What a file or the environment may set."""
 
 
 def load_settings(store: str | None = None, cache: str | None = None) -> Settings:
@@ -160,16 +161,16 @@ def _read(path: Path) -> Known:
         raise BadConfig(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path}: {error}") from error
-    unknown = sorted(set(values) - _KEYS)
+    unknown = sorted(set(values) - KEYS)
     if unknown:
-        known = ", ".join(sorted(_KEYS))
+        known = ", ".join(sorted(KEYS))
         raise BadConfig(f"{path}: no such setting `{unknown[0]}`", hint=f"known: {known}")
     return {name: (value, str(path)) for name, value in values.items()}
 
 
 def _environment() -> Known:
     found: Known = {}
-    for name in _KEYS:
+    for name in KEYS:
         variable = f"AYSFS_{name.upper()}"
         if os.environ.get(variable):
             found[name] = (os.environ[variable], variable)

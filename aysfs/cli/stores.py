@@ -167,12 +167,16 @@ def _check_json(report: CheckReport) -> object:
 
 def _judge(report: CheckReport) -> None:
     """The worst that was found decides the exit code: corrupt, missing, not a list."""
-    hint = "push or build those services again: what is missing or wrong is sent"
     kinds = list(report.wrong.values())
     if corrupt := sum(kind is not Wrong.MISSING for kind in kinds):
-        raise Corrupt(f"{corrupt} blobs are corrupt, {len(kinds) - corrupt} missing", hint=hint)
+        raise Corrupt(
+            f"{corrupt} blobs are corrupt, {len(kinds) - corrupt} missing",
+            hint="remove the corrupt ones, and push or build those services again",
+        )
     if kinds:
-        raise BlobMissing(f"{len(kinds)} blobs are missing", hint=hint)
+        raise BlobMissing(
+            f"{len(kinds)} blobs are missing", hint="push or build those services again"
+        )
     if report.unreadable:
         raise BadList(f"{len(report.unreadable)} lists", 0, "cannot be read")
 

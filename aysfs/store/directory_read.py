@@ -151,10 +151,13 @@ class Reader:
         return f"{self._root}/{relative}"
 
     def _files(self, relative: str) -> Iterator[tuple[str, os.stat_result]]:
-        """The regular files of a directory; none where it is not there."""
+        """The regular files of a directory; none where it is not there.
+
+        In the order of their inodes: a disk whose caches are cold reads them in one direction.
+        """
         path = self._path(relative)
         with blaming(path), contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
-            for entry in entries:
+            for entry in sorted(entries, key=os.DirEntry.inode):
                 with contextlib.suppress(FileNotFoundError):  # it has just gone
                     status = entry.stat()
                     if stat.S_ISREG(status.st_mode):
