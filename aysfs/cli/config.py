@@ -23,6 +23,8 @@ from aysfs.names import DEFAULT_DOMAIN, ListRef, parse_name
 SYSTEM_FILE = Path("/etc/aysfs/config.toml")
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_AGE = re.compile(r"(\d+)\s*(|s|m|min|h|d|w)", re.IGNORECASE)
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 P = ParamSpec("P")
@@ -45,6 +47,7 @@ class Settings:
     cache_size: int = Limits().size
     keep_free: int = Limits().keep_free
     deadline: float = DEADLINE
+    store_is_given: bool = False  # on the command line, where it may be mistyped
 
     @property
     def limits(self) -> Limits:
@@ -56,6 +59,10 @@ class Settings:
         if "/" in text or text.endswith(".flist"):
             return Path(os.path.abspath(text))
         return parse_name(text, self.default_domain)
+
+
+KEYS = set(Settings.__dataclass_fields__) - {"store_is_given"}
+"""What a file or the environment may set."""
 
 
 def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settings:
@@ -80,6 +87,7 @@ def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settin
         cache_size=_size(known, "cache_size"),
         keep_free=_size(known, "keep_free"),
         deadline=_seconds(known, "deadline"),
+        store_is_given=store is not None,
     )
 
 
@@ -155,16 +163,16 @@ def _read(path: Path) -> Known:
         raise BadConfig(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path}: {error}") from error
-    unknown = sorted(set(values) - set(Settings.__dataclass_fields__))
+    unknown = sorted(set(values) - KEYS)
     if unknown:
-        known = ", ".join(sorted(Settings.__dataclass_fields__))
+        known = ", ".join(sorted(KEYS))
         raise BadConfig(f"{path}: no such setting `{unknown[0]}`", hint=f"known: {known}")
     return {name: (value, str(path)) for name, value in values.items()}
 
 
 def _environment() -> Known:
     found: Known = {}
-    for name in Settings.__dataclass_fields__:
+    for name in KEYS:
         variable = f"AYSFS_{name.upper()}"
         if os.environ.get(variable):
             found[name] = (os.environ[variable], variable)
@@ -241,6 +249,14 @@ def parse_size(value: object, what: str) -> int:
     if match is None:
         raise BadConfig(f"{what} must be a size such as 20G, not {value!r}")
     return int(match[1]) << _UNITS[match[2].lower()]
+
+
+def parse_age(text: str, what: str) -> float:
+    """Seconds from ``24h``, ``30 min``, ``7d`` or a plain number; BadConfig names ``what``."""
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        raise BadConfig(f"{what} must be an age such as 24h or 7d, not {text!r}")
+    return float(match[1]) * _SECONDS[match[2].lower()]
 
 
 def _size(known: Known, name: str) -> int:

@@ -32,7 +32,7 @@ from aysfs.build.template import Template, Templates, shipped
 from aysfs.build.verify import Mount, Verified, tops_of, verify
 from aysfs.cli.config import Settings, docker_address, source_date_epoch, store_url
 from aysfs.cli.render import note
-from aysfs.cli.session import run_async
+from aysfs.cli.session import open_to_write, run_async
 from aysfs.errors import BadName, BadRecipe, Missing, TemplateMissing
 from aysfs.load import Loaded, load_tree
 from aysfs.mount import life
@@ -150,7 +150,7 @@ async def _stores(settings: Settings, urls: Sequence[str]) -> AsyncIterator[list
         found: list[NamedStore] = []
         # A mount opens the address from another working directory.
         for url in dict.fromkeys(map(store_url, urls or settings.store)):
-            store = open_store(url, namespace=settings.namespace, create=True)
+            store = open_to_write(settings, [url], given=bool(urls))
             stack.push_async_callback(store.aclose)
             found.append(NamedStore(store, url))
         if not urls:

@@ -30,7 +30,7 @@ from aysfs.errors import (
     first_of,
 )
 from aysfs.names import ServiceName
-from aysfs.store.protocol import BlobSource, OpenList, Sink, Store
+from aysfs.store.protocol import BlobSource, OpenList, Sink, Store, Stored, Stray
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Chain:
     """Stores in the order in which they are asked; each with a breaker of its own."""
 
     def __init__(self, stores: Sequence[Store], *, patience: float = PATIENCE) -> None:
-        self._stores = tuple(stores)
+        self.stores = tuple(stores)
         self._patience = patience
         self._breakers = [_Breaker(store.label) for store in stores]
         # What `missing` found each of them to lack: a put goes where the blob is not yet.
@@ -153,7 +153,7 @@ class Chain:
 
     @property
     def label(self) -> str:
-        return ", ".join(store.label for store in self._stores)
+        return ", ".join(store.label for store in self.stores)
 
     def states(self) -> list[StoreState]:
         """How the stores are, in their order."""
@@ -169,10 +169,10 @@ class Chain:
             try:
                 watched.next_store()
                 with self._breakers[number].watching():
-                    await self._ask(self._stores[number], digest, size, watched)
+                    await self._ask(self.stores[number], digest, size, watched)
                 return
             except Corrupt as error:
-                log.warning("%s sent wrong bytes: %s", self._stores[number].label, error)
+                log.warning("%s sent wrong bytes: %s", self.stores[number].label, error)
                 errors.append(error)
             except (BlobMissing, StoreTrouble) as error:
                 errors.append(error)
@@ -188,19 +188,19 @@ class Chain:
         raise StoreTrouble(f"{store.label}: not a byte in {self._patience:g} s")
 
     def at_hand(self, digest: Digest, size: int) -> bytes | None:
-        found = (store.at_hand(digest, size) for store in self._stores)
+        found = (store.at_hand(digest, size) for store in self.stores)
         return next((data for data in found if data is not None), None)
 
     def _healthiest_first(self) -> list[int]:
         """Those that are well in their order, then those left alone, the next due first."""
-        numbers = range(len(self._stores))
+        numbers = range(len(self.stores))
         well = [number for number in numbers if self._breakers[number].closed]
         resting = [number for number in numbers if number not in well]
         return well + sorted(resting, key=lambda number: self._breakers[number].until)
 
     async def open_list(self, name: ServiceName) -> OpenList:
         """The first store's that has it. Trouble ends the search: it must not decide who wins."""
-        for store in self._stores:
+        for store in self.stores:
             try:
                 return await store.open_list(name)
             except ListMissing:
@@ -208,29 +208,32 @@ class Chain:
         raise ListMissing(f"no list {name} in {self.label}")
 
     async def lists(self) -> list[ServiceName]:
-        names = {name for store in self._stores for name in await store.lists()}
+        names = {name for store in self.stores for name in await store.lists()}
         return sorted(names, key=str)
 
     async def read_note(self, name: str) -> bytes:
-        for store in self._stores:
+        for store in self.stores:
             try:
                 return await store.read_note(name)
             except NoteMissing:
                 continue
         raise NoteMissing(f"no note {name} in {self.label}")
 
-    async def notes(self) -> list[str]:
-        return sorted({name for store in self._stores for name in await store.notes()})
+    async def notes(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for store in self.stores:
+            found = {**await store.notes(), **found}
+        return dict(sorted(found.items()))
 
     # --- writing: done when every store has it ------------------------------------------------
 
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         """Those that any of the stores lacks."""
 
-        found: list[set[Digest]] = [set() for _ in self._stores]
+        found: list[set[Digest]] = [set() for _ in self.stores]
 
         async def ask(number: int) -> None:
-            found[number] = await self._stores[number].missing(blobs)
+            found[number] = await self.stores[number].missing(blobs)
 
         await self._with_each(ask)
         for known, lacking in zip(self._lacking, found, strict=True):
@@ -240,7 +243,7 @@ class Chain:
 
     def _takers(self, digest: Digest) -> list[int]:
         """The stores that lack a blob; all when none is known to, as when nobody asked."""
-        numbers = range(len(self._stores))
+        numbers = range(len(self.stores))
         lacking = [number for number in numbers if digest in self._lacking[number]]
         return lacking or list(numbers)
 
@@ -249,7 +252,7 @@ class Chain:
         for turn, number in enumerate(self._takers(digest)):
             if turn:
                 source.seek(0)
-            await self._stores[number].put(digest, size, source)
+            await self.stores[number].put(digest, size, source)
             self._lacking[number].discard(digest)
 
     async def put_many(self, sources: Sequence[BlobSource]) -> None:
@@ -258,7 +261,7 @@ class Chain:
         async def put(number: int) -> None:
             mine = [source for source in sources if number in takers[source.digest]]
             if mine:
-                await self._stores[number].put_many(mine)
+                await self.stores[number].put_many(mine)
                 self._lacking[number].difference_update(source.digest for source in mine)
 
         await self._with_each(put)
@@ -266,29 +269,64 @@ class Chain:
     async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
         with tempfile.TemporaryFile() as file:
             await trio.to_thread.run_sync(file.writelines, chunks)
-            for store in self._stores:
+            for store in self.stores:
                 file.seek(0)
                 await store.put_list(name, iter(partial(file.read, _PIECE), b""))
 
+    async def delete_list(self, name: ServiceName) -> None:
+        lacking = 0
+        for store in self.stores:
+            try:
+                await store.delete_list(name)
+            except ListMissing:
+                lacking += 1
+        if lacking == len(self.stores):
+            raise ListMissing(f"no list {name} in {self.label}")
+
     async def write_note(self, name: str, data: bytes) -> None:
-        await self._with_each(lambda number: self._stores[number].write_note(name, data))
+        await self._with_each(lambda number: self.stores[number].write_note(name, data))
 
     async def delete_note(self, name: str) -> None:
-        await self._with_each(lambda number: self._stores[number].delete_note(name))
+        await self._with_each(lambda number: self.stores[number].delete_note(name))
+
+    # --- upkeep: what any of them holds; a gc is for one store, whose clock it goes by ---------
+
+    async def shelf(self, first: int) -> list[Stored]:
+        """Each blob once, as old as the youngest of its copies."""
+        found: dict[Digest, Stored] = {}
+        for store in self.stores:
+            for one in await store.shelf(first):
+                if one.digest not in found or found[one.digest].mtime_ns < one.mtime_ns:
+                    found[one.digest] = one
+        return list(found.values())
+
+    async def delete(self, digests: Sequence[Digest]) -> None:
+        await self._with_each(lambda number: self.stores[number].delete(digests))
+
+    async def strays(self) -> list[Stray]:
+        return [one for store in self.stores for one in await store.strays()]
+
+    async def delete_strays(self, paths: Sequence[str]) -> None:
+        await self._with_each(lambda number: self.stores[number].delete_strays(paths))
 
     async def aclose(self) -> None:
         async with AsyncExitStack() as stack:
-            for store in self._stores:
+            for store in self.stores:
                 stack.push_async_callback(store.aclose)
 
     async def _with_each(self, work: Callable[[int], Awaitable[None]]) -> None:
         """Do it with all stores side by side; the first failure ends the others."""
         try:
             async with trio.open_nursery() as nursery:
-                for number in range(len(self._stores)):
+                for number in range(len(self.stores)):
                     nursery.start_soon(work, number)
         except BaseExceptionGroup as group:
             raise first_of(group) from None
+
+
+def members(store: Store) -> Sequence[Store]:
+    """The stores that one is made of: those of a chain, or itself."""
+    return store.stores if isinstance(store, Chain) else (store,)
 
 
 def _most_telling(errors: Sequence[AysfsError]) -> AysfsError:

@@ -65,6 +65,22 @@ class OpenList(NamedTuple):
     source: str  # names the list in messages
 
 
+class Stored(NamedTuple):
+    """A blob as a store holds it, its content not looked at. ``mtime_ns`` is the store's clock."""
+
+    digest: Digest
+    size: int
+    mtime_ns: int
+
+
+class Stray(NamedTuple):
+    """A file that is neither blob nor list nor note; ``path`` is relative to the namespace."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
 class Store(Protocol):
     """Blobs by digest and lists by name.
 
@@ -109,6 +125,9 @@ class Store(Protocol):
     async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
         """Publish a list atomically; every blob put before is durable first."""
 
+    async def delete_list(self, name: ServiceName) -> None:
+        """Have this list no more, durably. ListMissing when it was not there."""
+
     async def lists(self) -> list[ServiceName]:
         """All lists, tags included, sorted."""
 
@@ -121,8 +140,29 @@ class Store(Protocol):
     async def delete_note(self, name: str) -> None:
         """Have no note of this name, whether or not there was one."""
 
-    async def notes(self) -> list[str]:
-        """The names of all notes, sorted."""
+    async def notes(self) -> dict[str, int]:
+        """The names of all notes, sorted, and when each was written: ns of the store's clock."""
+
+    # --- upkeep ------------------------------------------------------------------------------
+
+    async def shelf(self, first: int) -> list[Stored]:
+        """Every blob whose digest begins with this byte: all of them are 256 questions.
+
+        One that lies in both layouts comes twice.
+        """
+
+    async def delete(self, digests: Sequence[Digest]) -> None:
+        """Hold these blobs no more, in any layout, whether or not they were there.
+
+        Cancelled or not, nothing is deleted any more once it has returned or raised, as far as
+        the store can know: after StoreTrouble the last of it may still be on its way.
+        """
+
+    async def strays(self) -> list[Stray]:
+        """The files at the top of the namespace and beside the lists that belong to neither."""
+
+    async def delete_strays(self, paths: Sequence[str]) -> None:
+        """Have these temporary files no more; BadName, and nothing is done, for anything else."""
 
     async def aclose(self) -> None:
         """Let go of connections and descriptors."""

@@ -71,7 +71,7 @@ def test_addresses_become_one_chain_in_their_order(tmp_path: object) -> None:
     chain = open_stores([f"{tmp_path}/a", f"file://{tmp_path}/b", f"{tmp_path}/a"])
     assert isinstance(chain, Chain)
     assert chain.label == f"{tmp_path}/a, {tmp_path}/b, {tmp_path}/a"
-    assert [type(store) for store in chain._stores] == [DirectoryStore] * 3
+    assert [type(store) for store in chain.stores] == [DirectoryStore] * 3
     assert [state.label for state in chain.states()] == chain.label.split(", ")
 
 
@@ -289,7 +289,7 @@ async def test_notes_are_kept_in_every_store_and_read_from_the_first_that_has_th
     assert [store.noted for store in stores] == [{"n": b"data"}] * 2
     del stores[0].noted["n"]
     assert await chain.read_note("n") == b"data"
-    assert await chain.notes() == ["n"]
+    assert list(await chain.notes()) == ["n"]
     await chain.delete_note("n")
     with pytest.raises(NoteMissing):
         await chain.read_note("n")

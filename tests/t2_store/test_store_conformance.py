@@ -256,10 +256,10 @@ async def test_a_note_is_kept_replaced_and_deleted(store: Store, no_leaks: None)
 
 async def test_notes_are_sorted_and_are_no_lists(store: Store) -> None:
     await store.put_list(NAME, [b"x"])
-    assert await store.notes() == []
+    assert await store.notes() == {}
     for name in ("z", "a@1.json", "gc-mark"):
         await store.write_note(name, name.encode())
-    assert await store.notes() == ["a@1.json", "gc-mark", "z"]
+    assert list(await store.notes()) == ["a@1.json", "gc-mark", "z"]
     assert await store.lists() == [NAME]
 
 
@@ -278,7 +278,79 @@ async def test_a_note_has_at_most_a_mebibyte(store: Store) -> None:
     assert len(await store.read_note("full")) == 1 << 20
     with pytest.raises(AysfsError, match="1048577 bytes"):
         await store.write_note("more", bytes((1 << 20) + 1))
-    assert await store.notes() == ["full"]
+    assert list(await store.notes()) == ["full"]
+
+
+async def test_a_note_says_when_it_was_written_last(store: Store) -> None:
+    await store.write_note("a", b"1")
+    first = (await store.notes())["a"]
+    await store.write_note("a", b"2")
+    assert 0 < first <= (await store.notes())["a"]
+
+
+@pytest.mark.parametrize("name", [".gc", ".push-0123456789abcdef-0"])
+async def test_a_claim_is_a_note(store: Store, name: str) -> None:
+    await store.write_note(name, b"x")
+    assert await store.read_note(name) == b"x"
+    assert list(await store.notes()) == [name]
+    await store.delete_note(name)
+    assert await store.notes() == {}
+
+
+async def shelves(store: Store) -> dict[Digest, tuple[int, int]]:
+    """Size and time of every blob of a store."""
+    found = {}
+    for first in range(256):
+        for one in await store.shelf(first):
+            assert one.digest[0] == first
+            assert one.digest not in found
+            found[one.digest] = (one.size, one.mtime_ns)
+    return found
+
+
+async def test_every_blob_stands_on_the_shelf_of_its_first_byte(
+    store: Store, no_leaks: None
+) -> None:
+    sizes = {await put(store, b"%d" % number): len(str(number)) for number in range(600)}
+    await get(store, digests.of(b"7"), 1)  # moves all of them, in the older layout
+    await store.put_list(NAME, [b"x"])
+    await store.write_note("a", b"x")
+    found = await shelves(store)
+    assert {digest: size for digest, (size, _) in found.items()} == sizes
+    assert all(mtime_ns > 0 for _, mtime_ns in found.values())
+
+
+async def test_what_is_deleted_is_missing(store: Store, no_leaks: None) -> None:
+    one, two, old = [await put(store, data) for data in (b"one", b"two", b"old")]
+    await get(store, old, 3)
+    await store.delete([one, ABSENT, old])
+    assert await store.missing({one: 3, two: 3, old: 3}) == {one, old}
+    assert set(await shelves(store)) == {two}
+    await store.delete([])
+
+
+async def test_a_list_is_deleted_once_and_its_tags_stay(store: Store, no_leaks: None) -> None:
+    tagged = NAME._replace(tag="1")
+    for name in (NAME, tagged):
+        await store.put_list(name, [b"x"])
+    await store.delete_list(NAME)
+    assert await store.lists() == [tagged]
+    with pytest.raises(ListMissing, match="jumpscale__base"):
+        await store.delete_list(NAME)
+
+
+async def test_nothing_is_a_stray_that_a_store_wrote(store: Store) -> None:
+    await put(store, b"x")
+    await store.put_list(NAME, [b"x"])
+    await store.write_note(".gc", b"x")
+    assert await store.strays() == []
+    await store.delete_strays([])
+
+
+@pytest.mark.parametrize("path", ["md/a__b.flist", "../x", "README", ".a.tmp", "/etc/passwd"])
+async def test_only_temporary_files_are_deleted_as_strays(store: Store, path: str) -> None:
+    with pytest.raises(BadName):
+        await store.delete_strays([".x.0123456789ab0.tmp", path])
 
 
 async def test_close_may_be_called(store: Store) -> None:

@@ -392,6 +392,29 @@ async def test_many_are_asked_for_by_listing(sshd: Sshd, root: Path) -> None:
     assert lacking == {one.digest for one in held[1::2]}
 
 
+async def test_strays_are_found_and_leftovers_deleted(sshd: Sshd, root: Path) -> None:
+    async with closing(store_of(sshd, root)) as store:
+        await put(store, b"data")
+        await store.put_list(NAME, [b"x"])
+        leftover = ".jumpscale__base.flist.0123456789ab0.tmp"
+        for path in (leftover, "md/md.flist"):
+            (root / "dedupe" / path).write_bytes(b"123")
+        found = {one.path: one.size for one in await store.strays()}
+        assert found == {leftover: 3, "md/md.flist": 3}
+        await store.delete_strays([leftover])
+        assert not (root / "dedupe" / leftover).exists()
+
+
+async def test_a_blob_of_the_older_layout_is_deleted(sshd: Sshd, root: Path) -> None:
+    async with closing(store_of(sshd, root)) as store:
+        digest = await put(store, b"data")
+        (root / "dedupe" / "files").mkdir()
+        (root / "dedupe" / digest.hex()[0]).rename(root / "dedupe/files" / digest.hex()[0])
+        assert [one.digest for one in await store.shelf(digest[0])] == [digest]
+        await store.delete([digest])
+        assert await store.shelf(digest[0]) == []
+
+
 async def test_a_command_runs_with_what_it_is_sent(sshd: Sshd) -> None:
     address = parse_address(sshd.url("/"))
     link = ssh_link.Link(address, SshCredentials(sshd.key, sshd.known_hosts))

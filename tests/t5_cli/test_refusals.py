@@ -155,7 +155,7 @@ def test_a_store_of_no_known_kind(service: Host) -> None:
 
 def test_a_store_that_cannot_be_made(service: Host) -> None:
     (service.root / "file").touch()
-    line = service.refused(5, "push", "tree", "--name", "x", "--store", "file")
+    line = service.refused(5, "push", "tree", "--name", "x", AYSFS_STORE=str(service.root / "file"))
     assert line.endswith("Not a directory")
 
 
