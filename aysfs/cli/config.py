@@ -87,7 +87,7 @@ def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settin
         cache_size=_size(known, "cache_size"),
         keep_free=_size(known, "keep_free"),
         deadline=_seconds(known, "deadline"),
-        store_is_given=store is not None,
+        store_is_given=bool(store),
     )
 
 
