@@ -41,6 +41,9 @@ HANG_TIMEOUT = 900.0  # seconds after which any test is hopeless; one may make a
 for _name in ("no_proxy", "NO_PROXY"):
     os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1")))
 
+# useradd, sshd and dockerd are where the PATH of an ordinary user does not lead.
+os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
 # A runner that a shell put in the background ignores these, and so would every command of ours.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
