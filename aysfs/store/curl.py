@@ -1,11 +1,11 @@
 """libcurl's multi interface inside the trio loop: many transfers, and no thread.
 
-Serves the HTTP store. Owns libcurl's handles, its sockets (in an epoll set of their own, whose
+Serves the HTTP store. Owns libcurl's sockets (in an epoll set of their own, whose
 descriptor trio waits on) and its timer (the deadline of a cancel scope). There is no nursery
 and no background task: of the tasks that wait for a transfer one, the *leader*, waits for
 the sockets and lets libcurl work, for all of them; the others are parked. A leader whose own
-transfer has ended, or that was cancelled, wakes another one. With ``http_request`` the only
-place that knows pycurl. It must not know what a transfer is for.
+transfer has ended, or that was cancelled, wakes another one. It must not know what a transfer
+is for.
 
 State changes only in functions without ``await``, in the thread of the event loop.
 """
@@ -67,6 +67,7 @@ class CurlLoop:
         self._scope: trio.CancelScope | None = None  # the leader's: its deadline is the timer
         self._due = float("inf")  # libcurl's timer, of time.monotonic()
         self._rings = float("inf")  # what the leader's deadline stands for
+        self._asleep = False  # the leader waits for the sockets
         self._closed = False
 
     async def perform(self, handle: Any) -> Ended:
@@ -91,6 +92,17 @@ class CurlLoop:
             self._hand_over()
         return transfer.ended
 
+    def resume(self, handle: Any) -> None:
+        """Let a transfer go on whose callback had it paused."""
+        if handle not in self._transfers:
+            return
+        try:
+            handle.pause(pycurl.PAUSE_CONT)
+        except pycurl.error as error:  # its callback refused what had been held back
+            self._end(handle, Ended(*error.args))
+        else:
+            self._act(pycurl.SOCKET_TIMEOUT, 0)
+
     def close(self) -> None:
         """End every transfer and let all connections go."""
         if self._closed:
@@ -111,13 +123,16 @@ class CurlLoop:
                 self._rings = float("inf")
                 self._set_alarm()
                 while transfer.ended is None:
+                    self._asleep = True
                     await trio.lowlevel.wait_readable(self._epoll)
+                    self._asleep = False
                     for descriptor, events in self._epoll.poll(0):
                         self._act(descriptor, _meaning(events))
         except trio.ClosedResourceError:
-            pass  # ``close`` has ended the transfer
+            pass  # by ``close``, which has ended the transfer
         finally:
             self._leader = self._scope = None
+            self._asleep = False
         if transfer.ended is None and self._due <= time.monotonic():
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
@@ -153,7 +168,10 @@ class CurlLoop:
         transfer = self._transfers.pop(handle)
         self._multi.remove_handle(handle)
         transfer.ended = ended
-        transfer.wake()
+        if transfer is not self._leader:
+            transfer.wake()
+        elif self._asleep and self._scope is not None:
+            self._scope.deadline = -float("inf")  # another task's call has ended it
 
     # --- what libcurl asks for; an exception here would be printed and lost -------------------
 

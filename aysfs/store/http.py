@@ -1,8 +1,8 @@
 """A store on a web server: any that serves the files of a store as they lie, over HTTP or HTTPS.
 
 Serves whoever reads through the Store protocol; docs/http-store.md has a configuration of nginx
-for it. Owns which layout is looked in first. Small blobs and questions go through the event loop,
-large blobs and lists through a thread, all by ``http_client``. Such a server takes no writes.
+for it. Owns which layout is looked in first. All bytes come through the event loop; those of a
+large blob are hashed and written in a thread (``http_pour``). Such a server takes no writes.
 """
 
 import tempfile
@@ -23,15 +23,16 @@ from aysfs.errors import (
 )
 from aysfs.names import ServiceName
 from aysfs.store import layout
-from aysfs.store.gate import Gate
 from aysfs.store.http_address import HttpAddress
 from aysfs.store.http_client import CONNECTIONS, HttpClient
 from aysfs.store.http_listing import names_in
+from aysfs.store.http_pour import pour
 from aysfs.store.http_request import Bounds, Head, Held, NotThereError, OtherSize, Refused, Streamed
 from aysfs.store.protocol import BlobSource, OpenList, Sink
 
 HELD = 64 << 10  # a blob of at most this size is held in memory until it is whole
-THREADED = 1 << 20  # a larger one goes through a thread: its md5 would hold the event loop
+POURED = 1 << 20  # a larger one's bytes go to a thread: their md5 would hold the event loop
+THREADS = 4
 LISTING_LIMIT = 64 << 20
 
 _FORBIDDEN = 403  # what nginx says of a directory that it has no listing of
@@ -56,6 +57,7 @@ class HttpStore:
         self._namespace = namespace
         self._bounds = bounds or Bounds()
         self._client = HttpClient(address, self._bounds)
+        self._limiter = trio.CapacityLimiter(THREADS)
         # The place where the last blob was found is asked first: a store in the old layout
         # costs one request a blob, as any other.
         self._places: tuple[Place, ...] = (layout.blob, layout.old_blob)
@@ -105,18 +107,16 @@ class HttpStore:
     async def open_list(self, name: ServiceName) -> OpenList:
         relative = layout.list_path(self._namespace, name)
         file = tempfile.TemporaryFile()  # noqa: SIM115 - the receiver closes it
-        gate = Gate(file)
 
         def rewind() -> None:
             file.seek(0)
             file.truncate()
 
-        request = Streamed(*self._at(relative), self._bounds, None, gate, rewind)
+        request = Streamed(*self._at(relative), self._bounds, None, file, rewind)
         try:
-            await self._client.perform_in_thread(request)
+            await self._client.perform(request)
             file.seek(0)
         except BaseException as error:
-            gate.close()
             file.close()
             if isinstance(error, NotThereError):
                 raise ListMissing(f"{self._label} has no list {name}") from None
@@ -181,15 +181,10 @@ class HttpStore:
             held = Held(url, where, self._bounds, size)
             await self._client.perform(held)
             sink.write(held.data)
-        elif size <= THREADED:
+        elif size <= POURED:
             await self._client.perform(Streamed(url, where, self._bounds, size, sink))
         else:
-            gate = Gate(sink)
-            request = Streamed(url, where, self._bounds, size, gate)
-            try:
-                await self._client.perform_in_thread(request)
-            finally:
-                gate.close()
+            await pour(self._client, self._limiter, url, where, self._bounds, size, sink)
 
     async def _holds(self, digest: Digest, size: int) -> bool:
         for place in self._places:
@@ -211,7 +206,7 @@ class HttpStore:
         url, where = self._at(relative)
         held = _Bounded(where, limit)
         request = Streamed(url, where, self._bounds, None, held, held.data.clear)
-        await self._client.perform_in_thread(request)
+        await self._client.perform(request)
         return bytes(held.data)
 
     async def _beside_lists(self) -> list[str]:

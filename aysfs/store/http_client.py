@@ -1,4 +1,4 @@
-"""Makes requests: in the event loop for what is small, in a thread for what is large.
+"""Makes requests to a web server, in the event loop.
 
 Serves the HTTP store. Owns the handles, what all of them are told (login, TLS, bounds), how many
 there are, and the waits between tries. It must not know what a request asks for.
@@ -6,7 +6,6 @@ there are, and the waits between tries. It must not know what a request asks for
 
 import os
 import ssl
-import threading
 from typing import Any
 
 import certifi
@@ -15,12 +14,11 @@ import trio
 
 from aysfs import __version__
 from aysfs.errors import StoreTrouble
-from aysfs.store.curl import CurlLoop, Ended
+from aysfs.store.curl import CurlLoop
 from aysfs.store.http_address import HttpAddress
 from aysfs.store.http_request import Bounds, Request
 
 CONNECTIONS = 16
-THREADS = 16
 REDIRECTS = 5
 
 _BUFFER = 256 << 10
@@ -37,13 +35,11 @@ class HttpClient:
         self._loop: CurlLoop | None = None  # made on first use, in the process that uses it
         self._turn = trio.Semaphore(CONNECTIONS)  # nobody ever waits inside libcurl
         self._idle: list[Any] = []
-        self._limiter = trio.CapacityLimiter(THREADS)
-        self._idle_in_threads: list[Any] = []  # taken and given back in one step each
         self._closed = False
         self._authorities = authorities()
 
     async def perform(self, request: Request) -> None:
-        """Have it answered, in the event loop: its callbacks must be quick."""
+        """Have it answered. What it does with the bytes must be quick."""
         self._check_open(request)
         try:
             self._turn.acquire_nowait()
@@ -54,16 +50,10 @@ class HttpClient:
         finally:
             self._turn.release()
 
-    async def perform_in_thread(self, request: Request) -> None:
-        """Have it answered, in a thread. Cancelled, the thread ends by itself within a second."""
-        self._check_open(request)
-        stop = threading.Event()
-        try:
-            await trio.to_thread.run_sync(
-                self._block, request, stop, abandon_on_cancel=True, limiter=self._limiter
-            )
-        finally:
-            stop.set()
+    def resume(self, handle: Any) -> None:
+        """Let a transfer go on that its request has paused."""
+        if self._loop is not None:
+            self._loop.resume(handle)
 
     def close(self) -> None:
         """End what is under way in the event loop, and let all connections go."""
@@ -71,8 +61,6 @@ class HttpClient:
         if self._loop is not None:
             self._loop.close()
         self._idle.clear()
-        while self._idle_in_threads:
-            self._idle_in_threads.pop().close()
 
     def _check_open(self, request: Request) -> None:
         if self._closed:
@@ -93,28 +81,6 @@ class HttpClient:
         finally:
             handle.reset()  # forgets the request; connections are the loop's
             self._idle.append(handle)
-
-    def _block(self, request: Request, stop: threading.Event) -> None:
-        handle = self._idle_in_threads.pop() if self._idle_in_threads else pycurl.Curl()
-        try:
-            while not stop.is_set():
-                self._configure(handle)
-                request.prepare(handle)
-                handle.setopt(pycurl.NOPROGRESS, False)
-                handle.setopt(pycurl.XFERINFOFUNCTION, lambda *_: stop.is_set())
-                ended = _performed(handle)
-                if stop.is_set():
-                    return
-                pause = request.judge(handle, ended)
-                if pause is None:
-                    return
-                stop.wait(pause)
-        finally:
-            handle.reset()
-            if self._closed:
-                handle.close()
-            else:
-                self._idle_in_threads.append(handle)
 
     def _configure(self, handle: Any) -> None:
         """Tell a fresh handle what is true of every request. Proxies are libcurl's own affair,
@@ -157,11 +123,3 @@ def authorities() -> list[tuple[int, str]]:
     if paths.capath and os.path.isdir(paths.capath) and os.listdir(paths.capath):
         return [(pycurl.CAPATH, paths.capath), (pycurl.PROXY_CAPATH, paths.capath)]
     return [(pycurl.CAINFO, certifi.where()), (pycurl.PROXY_CAINFO, certifi.where())]
-
-
-def _performed(handle: Any) -> Ended:
-    try:
-        handle.perform()
-    except pycurl.error as error:
-        return Ended(*error.args)
-    return Ended(0)
