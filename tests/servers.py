@@ -302,6 +302,11 @@ class ScriptedServer:
     def url(self) -> str:
         return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
+    @property
+    def connections(self) -> int:
+        """How many have been made."""
+        return len(self._connections)
+
     def __enter__(self) -> "ScriptedServer":
         self._threads[0].start()
         return self

@@ -359,8 +359,9 @@ _TLS = (
 
 
 def _late(easy: Any, bounds: Bounds) -> str:
-    if not easy.getinfo(pycurl.PRETRANSFER_TIME):
-        return f"no connection within {bounds.connect:g} s"
-    if not easy.getinfo(pycurl.STARTTRANSFER_TIME):
+    secure = easy.getinfo(pycurl.EFFECTIVE_URL).startswith("https:")
+    if not easy.getinfo(pycurl.APPCONNECT_TIME if secure else pycurl.CONNECT_TIME):
+        return f"no connection within {min(bounds.connect, bounds.idle):g} s"
+    if not easy.getinfo(pycurl.RESPONSE_CODE):
         return f"no answer within {bounds.idle} s"
     return f"fewer than {bounds.slowest} bytes a second for {bounds.idle} s"
