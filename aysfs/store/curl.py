@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pycurl
 import trio
 
+_CLOSING = 1.0  # seconds that a close waits for names that are being looked up
 CLOSED = -1  # a transfer's end when the loop was closed under it
 
 
@@ -31,10 +32,13 @@ class Ended(NamedTuple):
 class _Transfer:
     """A handle in the multi, and the task that is parked until it has ended."""
 
-    __slots__ = ("ended", "handle", "parked")
+    __slots__ = ("bytes", "ended", "handle", "parked", "paused", "since")
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
+        self.paused = False
+        self.since = time.monotonic()  # it has been fast enough up to here,
+        self.bytes = 0  # and had so many bytes then
         self.ended: Ended | None = None
         self.parked: trio.lowlevel.Task | None = None
 
@@ -54,9 +58,15 @@ class _Transfer:
 
 
 class CurlLoop:
-    """Performs transfers of libcurl side by side. Close it when done."""
+    """Performs transfers of libcurl side by side. Close it when done.
 
-    def __init__(self, connections: int) -> None:
+    A transfer that brings fewer than ``slowest`` bytes a second for ``idle`` seconds is ended. (The
+    timer of libcurl 8.23 for that, LOW_SPEED_TIME, sometimes waits for the next connection.)
+    """
+
+    def __init__(self, connections: int, idle: float, slowest: int) -> None:
+        self._idle = idle
+        self._least = int(idle * slowest)
         self._epoll = select.epoll()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
@@ -66,6 +76,7 @@ class CurlLoop:
         self._leader: _Transfer | None = None
         self._scope: trio.CancelScope | None = None  # the leader's: its deadline is the timer
         self._due = float("inf")  # libcurl's timer, of time.monotonic()
+        self._look = 0.0  # when to look for transfers that are too slow
         self._rings = float("inf")  # what the leader's deadline stands for
         self._asleep = False  # the leader waits for the sockets
         self._closed = False
@@ -92,10 +103,15 @@ class CurlLoop:
             self._hand_over()
         return transfer.ended
 
+    def paused(self, handle: Any) -> None:
+        """A transfer whose callback has it paused is not too slow."""
+        self._transfers[handle].paused = True
+
     def resume(self, handle: Any) -> None:
         """Let a transfer go on whose callback had it paused."""
         if handle not in self._transfers:
             return
+        self._transfers[handle].paused = False
         try:
             handle.pause(pycurl.PAUSE_CONT)
         except pycurl.error as error:  # its callback refused what had been held back
@@ -103,7 +119,7 @@ class CurlLoop:
         else:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """End every transfer and let all connections go."""
         if self._closed:
             return
@@ -112,6 +128,11 @@ class CurlLoop:
             self._end(handle, Ended(CLOSED))
         if self._leader is not None:
             trio.lowlevel.notify_closing(self._epoll)
+        # libcurl waits for its threads, each of which may wait for a name server.
+        with trio.move_on_after(_CLOSING, shield=True):
+            await trio.to_thread.run_sync(self._let_go, abandon_on_cancel=True)
+
+    def _let_go(self) -> None:
         self._multi.close()
         self._epoll.close()
 
@@ -133,8 +154,11 @@ class CurlLoop:
         finally:
             self._leader = self._scope = None
             self._asleep = False
-        if transfer.ended is None and self._due <= time.monotonic():
+        now = time.monotonic()
+        if self._due <= now and not self._closed:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
+        if self._look <= now:
+            self._end_slow_ones(now)
 
     def _hand_over(self) -> None:
         if self._leader is None:
@@ -160,9 +184,20 @@ class CurlLoop:
         """Wake the leader in time. Its sleep is only ever cut shorter: one call in vain is
         cheaper than moving trio's deadline with every transfer.
         """
-        if self._scope is not None and self._due < self._rings:
-            self._rings = self._due
-            self._scope.deadline = trio.current_time() + self._due - time.monotonic()
+        first = min(self._due, self._look)
+        if self._scope is not None and first < self._rings:
+            self._rings = first
+            self._scope.deadline = trio.current_time() + first - time.monotonic()
+
+    def _end_slow_ones(self, now: float) -> None:
+        self._look = now + self._idle / 8
+        for transfer in list(self._transfers.values()):
+            size = transfer.handle.getinfo(pycurl.SIZE_DOWNLOAD_T)
+            new = size - transfer.bytes  # negative after a redirect
+            if new >= self._least or new < 0 or transfer.paused:
+                transfer.bytes, transfer.since = size, now
+            elif now - transfer.since >= self._idle:
+                self._end(transfer.handle, Ended(pycurl.E_OPERATION_TIMEDOUT))
 
     def _end(self, handle: Any, ended: Ended) -> None:
         transfer = self._transfers.pop(handle)

@@ -140,8 +140,7 @@ class HttpStore:
         return sorted(filter(layout.is_note, await self._beside_lists()))
 
     async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
-        self._client.close()
+        await self._client.aclose()
 
     # --- what a web server does not take -----------------------------------------------------
 

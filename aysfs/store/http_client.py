@@ -33,7 +33,9 @@ class HttpClient:
         self._address = address
         self._bounds = bounds
         self._loop: CurlLoop | None = None  # made on first use, in the process that uses it
-        self._turn = trio.Semaphore(CONNECTIONS)  # nobody ever waits inside libcurl
+        self._turn = trio.Semaphore(
+            CONNECTIONS, max_value=CONNECTIONS
+        )  # nobody ever waits inside libcurl
         self._idle: list[Any] = []
         self._closed = False
         self._authorities = authorities()
@@ -50,16 +52,21 @@ class HttpClient:
         finally:
             self._turn.release()
 
+    def paused(self, handle: Any) -> None:
+        """Tell that a callback has its transfer paused."""
+        if self._loop is not None:
+            self._loop.paused(handle)
+
     def resume(self, handle: Any) -> None:
         """Let a transfer go on that its request has paused."""
         if self._loop is not None:
             self._loop.resume(handle)
 
-    def close(self) -> None:
-        """End what is under way in the event loop, and let all connections go."""
+    async def aclose(self) -> None:
+        """End what is under way, and let all connections go."""
         self._closed = True
         if self._loop is not None:
-            self._loop.close()
+            await self._loop.aclose()
         self._idle.clear()
 
     def _check_open(self, request: Request) -> None:
@@ -68,7 +75,7 @@ class HttpClient:
 
     async def _perform(self, request: Request) -> None:
         if self._loop is None:
-            self._loop = CurlLoop(CONNECTIONS)
+            self._loop = CurlLoop(CONNECTIONS, self._bounds.idle, self._bounds.slowest)
         handle = self._idle.pop() if self._idle else pycurl.Curl()
         try:
             while True:
@@ -100,8 +107,6 @@ class HttpClient:
         handle.setopt(pycurl.TCP_KEEPALIVE, True)
         handle.setopt(pycurl.BUFFERSIZE, _BUFFER)
         handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(bounds.connect * 1000))
-        handle.setopt(pycurl.LOW_SPEED_LIMIT, bounds.slowest)
-        handle.setopt(pycurl.LOW_SPEED_TIME, bounds.idle)
         handle.setopt(pycurl.TIMEOUT_MS, int(bounds.whole * 1000))
         for option, value in self._authorities:
             handle.setopt(option, value)

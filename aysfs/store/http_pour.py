@@ -101,6 +101,12 @@ class _Pipe:
         for piece in pieces:
             self._gate.write(piece)
 
+    def pause(self, handle: Any) -> int:
+        """Hold the transfer until there is room; what its callback must answer."""
+        self.paused = handle
+        self._client.paused(handle)
+        return int(pycurl.WRITEFUNC_PAUSE)
+
     def _go_on(self) -> None:
         handle, self.paused = self.paused, None
         if handle is not None:
@@ -121,6 +127,5 @@ class _Poured(Streamed):
 
     def _take(self, data: bytes) -> int | None:
         if self._pipe.is_full:
-            self._pipe.paused = self._handle
-            return int(pycurl.WRITEFUNC_PAUSE)
+            return self._pipe.pause(self._handle)
         return super()._take(data)

@@ -65,7 +65,7 @@ class Bounds(NamedTuple):
     """How long anything is waited for, in seconds, and how often it is tried."""
 
     connect: float = 15.0  # name, connection and TLS
-    idle: int = 30  # slower than ``slowest`` for so long, or without an answer
+    idle: float = 30.0  # slower than ``slowest`` for so long, or without an answer
     whole: float = 3600.0  # beside what a blob may take at the slowest speed
     slowest: int = 1024  # bytes a second
     tries: int = 4
@@ -363,5 +363,5 @@ def _late(easy: Any, bounds: Bounds) -> str:
     if not easy.getinfo(pycurl.APPCONNECT_TIME if secure else pycurl.CONNECT_TIME):
         return f"no connection within {min(bounds.connect, bounds.idle):g} s"
     if not easy.getinfo(pycurl.RESPONSE_CODE):
-        return f"no answer within {bounds.idle} s"
-    return f"fewer than {bounds.slowest} bytes a second for {bounds.idle} s"
+        return f"no answer within {bounds.idle:g} s"
+    return f"fewer than {bounds.slowest} bytes a second for {bounds.idle:g} s"
