@@ -249,11 +249,11 @@ class Mount(NamedTuple):
 
 
 @contextlib.contextmanager
-def mounted(service: str | Path) -> Iterator[Mount]:
+def mounted(service: str | Path, *options: str) -> Iterator[Mount]:
     """A mount for the length of a with block."""
     MOUNT.mkdir(exist_ok=True)
     before = fuse_processes()
-    seconds = aysfs("mount", service, MOUNT)
+    seconds = aysfs("mount", service, MOUNT, *options)
     try:
         serving = fuse_processes() - before
         if len(serving) != 1:
