@@ -103,6 +103,9 @@ class Fetcher:
         flight = self._join(digest, size, why)
         try:
             await flight.landed()
+            if flight.waiting == 1 and flight.descriptor is not None:
+                mine, flight.descriptor = flight.descriptor, None
+                return mine
             # Not a dup: readers must not share an offset. Works for an unlinked blob as well.
             return os.open(f"/proc/self/fd/{flight.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
@@ -128,10 +131,10 @@ class Fetcher:
 
         Declines in every doubt and trouble, since a flight says what is the matter.
         """
-        if (digest, size) in self._flights or self.cache.is_doubtful(digest):
+        if (digest, size) in self._flights:
             return None
         data = self.store.at_hand(digest, size)
-        if data is None:
+        if data is None or self.cache.is_doubtful(digest):
             return None
         try:
             descriptor = self.cache.insert(digest, data)
@@ -163,8 +166,11 @@ class Fetcher:
         try:
             with flight.scope:
                 flight.scope.deadline = trio.current_time() + self._deadline
-                async with self._limiter:
+                await self._take_turn()
+                try:
                     flight.descriptor = await self._fetch(flight)
+                finally:
+                    self._limiter.release()
             if flight.scope.cancelled_caught:
                 flight.error = Stalled(
                     f"blob {flight.digest.hex()}: no progress in {self._deadline:g} s"
@@ -183,6 +189,12 @@ class Fetcher:
                 self._account(flight)
             flight.done.set()
             flight.settle()
+
+    async def _take_turn(self) -> None:
+        try:
+            self._limiter.acquire_nowait()  # spares a round through trio's scheduler
+        except trio.WouldBlock:
+            await self._limiter.acquire()
 
     def _account(self, flight: _Flight) -> None:
         if flight.error is None:

@@ -52,7 +52,7 @@ class HttpStore:
         bounds: Bounds | None = None,
     ) -> None:
         layout.check_namespace(namespace)
-        self._address = address
+        self._prefix = f"{address.url}/{quote(namespace)}"
         self._label = str(address)
         self._namespace = namespace
         self._bounds = bounds or Bounds()
@@ -171,7 +171,9 @@ class HttpStore:
 
     def _at(self, relative: str) -> tuple[str, str]:
         """The URL of a file of the store, and how messages name it."""
-        return f"{self._address.url}/{quote(relative)}", f"{self._label}/{relative}"
+        # Nothing below the namespace has a character that needs quoting.
+        rest = relative[len(self._namespace) :]
+        return self._prefix + rest, f"{self._label}/{relative}"
 
     async def _fetch(self, relative: str, size: int, sink: Sink) -> None:
         """The bytes of a file of this size; OtherSize before the first when it has another."""

@@ -76,20 +76,30 @@ class HttpClient:
     async def _perform(self, request: Request) -> None:
         if self._loop is None:
             self._loop = CurlLoop(CONNECTIONS, self._bounds.idle, self._bounds.slowest)
-        handle = self._idle.pop() if self._idle else pycurl.Curl()
+        handle = self._idle.pop() if self._idle else self._configure(pycurl.Curl())
         try:
             while True:
-                self._configure(handle)
                 request.prepare(handle)
                 pause = request.judge(handle, await self._loop.perform(handle))
                 if pause is None:
                     return
+                self._clean(handle, request)
                 await trio.sleep(pause)
         finally:
-            handle.reset()  # forgets the request; connections are the loop's
+            self._clean(handle, request)
             self._idle.append(handle)
 
-    def _configure(self, handle: Any) -> None:
+    def _clean(self, handle: Any, request: Request) -> None:
+        """Make a handle forget a request; connections are the loop's. Configuring it again
+        costs 8 us, a tenth of a small blob.
+        """
+        if request.is_plain:
+            handle.setopt(pycurl.WRITEFUNCTION, _drop)
+        else:
+            handle.reset()
+            self._configure(handle)
+
+    def _configure(self, handle: Any) -> Any:
         """Tell a fresh handle what is true of every request. Proxies are libcurl's own affair,
         by the environment's ``http_proxy``, ``https_proxy`` and ``no_proxy``.
         """
@@ -114,6 +124,11 @@ class HttpClient:
             handle.setopt(pycurl.HTTPAUTH, pycurl.HTTPAUTH_BASIC)
             handle.setopt(pycurl.USERNAME, self._address.login)
             handle.setopt(pycurl.PASSWORD, self._address.password or "")
+        return handle
+
+
+def _drop(_data: bytes) -> None:
+    """What an idle handle does with a body."""
 
 
 def authorities() -> list[tuple[int, str]]:

@@ -79,6 +79,8 @@ class Request:
     ``where`` names it in messages.
     """
 
+    is_plain = False  # it sets nothing but URL and WRITEFUNCTION
+
     def __init__(self, url: str, where: str, bounds: Bounds) -> None:
         self.url = url
         self.where = where
@@ -125,6 +127,8 @@ class Request:
 
 class Held(Request):
     """A body of known size that is held in memory: cut short, it is simply asked for again."""
+
+    is_plain = True
 
     def __init__(self, url: str, where: str, bounds: Bounds, size: int) -> None:
         super().__init__(url, where, bounds)
