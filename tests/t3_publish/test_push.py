@@ -16,6 +16,7 @@ from aysfs.publish import push as push_module
 from aysfs.publish import send as send_module
 from aysfs.publish.hash_cache import RACY_NS, HashCache
 from aysfs.publish.push import push
+from aysfs.publish.send import Sent
 from aysfs.publish.walk import FileKey, TreeChanged, key_of
 from aysfs.store import layout
 from aysfs.store.directory import DirectoryStore
@@ -129,17 +130,33 @@ async def test_many_batches_into_a_directory(
     monkeypatch.setattr(send_module, "BATCH_FILES", 3)
     for number in range(50):
         (tree / f"f{number}").write_bytes(b"%d" % number)
-    steps: list[tuple[int, int]] = []
-
-    def progress(done: int, total: int, /) -> None:
-        steps.append((done, total))
-
+    steps: list[Sent] = []
     store = DirectoryStore(tmp_path / "store", create=True)
-    report = await push(tree, NAME, store, base=BASE, progress=progress)
+    report = await push(tree, NAME, store, base=BASE, progress=steps.append)
     assert report.uploaded_blobs == 52
     assert await store.lists() == [NAME]
     assert steps == sorted(steps)
-    assert (steps[0][0], steps[-1][0]) == (0, steps[-1][1])
+    assert steps[0].files == steps[0].bytes == 0
+    last = steps[-1]
+    assert (last.files, last.bytes) == (last.of_files, last.of_bytes)
+    assert (last.uploaded_blobs, last.uploaded_bytes) == (52, report.uploaded_bytes)
+    assert last.present_blobs == 0
+
+
+async def test_what_is_remembered_is_done_from_the_start(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(monkeypatch)
+    store = DirectoryStore(tmp_path / "store", create=True)
+    cache = HashCache(tmp_path / "cache")
+    await push(tree, NAME, store, base=BASE, hash_cache=cache)
+    steps: list[Sent] = []
+    again = HashCache(tmp_path / "cache")
+    report = await push(tree, NAME, store, base=BASE, hash_cache=again, progress=steps.append)
+    [only] = steps
+    assert (only.files, only.bytes) == (only.of_files, only.of_bytes)
+    assert only.present_blobs == report.present_blobs > 0
+    assert only.uploaded_blobs == 0
 
 
 async def test_trouble_of_the_store_publishes_nothing(tree: Path) -> None:
