@@ -178,6 +178,32 @@ async def test_a_push_that_slept_asks_again_before_it_publishes(
     assert store.published[NAME][0] == b"list"
 
 
+async def test_a_push_that_slept_between_two_batches_asks_again_too(
+    store: MemoryStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    there = store.add(b"there")
+    claim = claim_of(store)
+    assert await claim.missing({there: 5}) == set()
+    await trio.sleep(PUSH_EXPIRY + 1)
+    del store.blobs[there]
+    await claim.missing({store.add(b"more"): 4})
+    with pytest.raises(StoreTrouble, match="1 blobs were removed"):
+        await claim.publish(NAME, [b"list"])
+
+
+async def test_a_push_that_slept_takes_new_notes_since_a_gc_may_delete_the_old(
+    store: MemoryStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    claim = claim_of(store)
+    await claim.missing(some(1))
+    await trio.sleep(PUSH_EXPIRY + 1)
+    dead = await read_claims(store, clock_ns(), bytearray().extend)
+    await claim.missing({blob(1): 1})
+    for name in dead:
+        await store.delete_note(name)
+    assert await claimed(store) == {blob(0), blob(1)}
+
+
 async def test_notes_stay_where_a_list_may_still_appear(
     store: MemoryStore, autojump_clock: trio.testing.MockClock
 ) -> None:

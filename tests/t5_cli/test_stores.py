@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.t5_cli.conftest import Host
+from tests.t5_cli.conftest import MAIN, Host
 
 NAME = "jumpscale__test"
 
@@ -226,3 +229,17 @@ def test_a_mistyped_store_is_not_made(service: Host, tmp_path: Path) -> None:
     assert not (service.root / "stroe").exists()
     (service.root / "empty").mkdir()
     service.ok("push", "tree", "--name", "test", "--store", "empty")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_gc_that_is_interrupted_leaves_no_note(tagged: Host, number: signal.Signals) -> None:
+    note = tagged.root / "store/dedupe/md/.gc"
+    command = [sys.executable, "-P", "-c", MAIN, "store", "gc", "--delete", "--settle", "60"]
+    with subprocess.Popen(command, env=tagged.environment, stderr=subprocess.PIPE) as process:
+        while not note.exists():
+            assert process.poll() is None
+            os.sched_yield()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.strip()) == (130, b"aysfs: interrupted")
+    assert not note.exists()
