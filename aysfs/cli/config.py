@@ -7,7 +7,7 @@ key ``x`` of the TOML files.
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -35,7 +35,7 @@ R = TypeVar("R")
 class Settings:
     """What a command works with. Paths are absolute."""
 
-    store: str = field(repr=False)  # its URL may hold a password
+    store: tuple[str, ...] = field(repr=False)  # URLs, which may hold a password
     cache: Path
     runtime: Path
     logs: Path
@@ -65,17 +65,17 @@ KEYS = set(Settings.__dataclass_fields__) - {"store_is_given"}
 """What a file or the environment may set."""
 
 
-def load_settings(store: str | None = None, cache: str | None = None) -> Settings:
+def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settings:
     """The settings of this process; BadConfig names the file, key and what is wrong."""
     system = _read(SYSTEM_FILE)
     user = _read(_user_file())
     known = {**_defaults(), **system, **user, **_environment()}
-    if store is not None:
-        known["store"] = (store, "--store")
+    if store:
+        known["store"] = (list(store), "--store")
     if cache is not None:
         known["cache"] = (cache, "--cache")
     return Settings(
-        store=store_url(_text(known, "store")),
+        store=_stores(known, "store"),
         cache=_path(known, "cache"),
         runtime=_path(known, "runtime"),
         logs=_path(known, "logs"),
@@ -87,7 +87,7 @@ def load_settings(store: str | None = None, cache: str | None = None) -> Setting
         cache_size=_size(known, "cache_size"),
         keep_free=_size(known, "keep_free"),
         deadline=_seconds(known, "deadline"),
-        store_is_given=store is not None,
+        store_is_given=bool(store),
     )
 
 
@@ -96,10 +96,12 @@ def settings_options(
 ) -> Callable[..., R]:
     """``--store`` and ``--cache`` for a command, which gets the Settings as first argument."""
 
-    @click.option("--store", metavar="URL", help="The store (AYSFS_STORE).")
+    @click.option(
+        "--store", multiple=True, metavar="URL", help="A store (AYSFS_STORE); repeatable."
+    )
     @click.option("--cache", metavar="DIR", help="The cache directory (AYSFS_CACHE).")
     @wraps(command)
-    def wrapper(store: str | None, cache: str | None, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(store: tuple[str, ...], cache: str | None, *args: P.args, **kwargs: P.kwargs) -> R:
         return command(load_settings(store, cache), *args, **kwargs)
 
     return wrapper
@@ -197,6 +199,17 @@ def _domain(known: Known, name: str) -> str:
 
 def _path(known: Known, name: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(_text(known, name))))
+
+
+def _stores(known: Known, name: str) -> tuple[str, ...]:
+    """A list of stores, or a text with `,` between them; in the order in which they are asked."""
+    value, where = known[name]
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not parts or not all(isinstance(p, str) for p in parts):
+        raise BadConfig(f"{where}: `{name}` must be a store or a list of them")
+    if not all(parts):
+        raise BadConfig(f"{where}: `{name}` names an empty store")
+    return tuple(dict.fromkeys(map(store_url, parts)))
 
 
 def _paths(known: Known, name: str) -> tuple[Path, ...]:

@@ -12,10 +12,10 @@ from aysfs.cli.config import Settings, parse_age, settings_options, store_url
 from aysfs.cli.progress import phases
 from aysfs.cli.render import note, show_error, show_json, size_text
 from aysfs.cli.session import end_as_interrupted, open_to_write, run_async
-from aysfs.errors import BadList, BadName, BlobMissing, Corrupt, ListMissing
+from aysfs.errors import BadConfig, BadList, BadName, BlobMissing, Corrupt, ListMissing
 from aysfs.names import ServiceName, tagged
 from aysfs.store.claims import SETTLE, store_time
-from aysfs.store.open import open_store
+from aysfs.store.open import open_stores
 from aysfs.store.protocol import Store
 from aysfs.upkeep.check import CheckReport, Wrong, check
 from aysfs.upkeep.copy import CopyReport, copy, retag
@@ -40,13 +40,13 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="For scrip
 @settings_options
 def init_command(settings: Settings, url: str | None) -> None:
     """Make the store URL, or the configured one; one that is there stays as it is."""
-    where = settings.store if url is None else store_url(url)
+    where = settings.store if url is None else (store_url(url),)
     label, count = run_async(partial(_init, settings, where))
     click.echo(f"{label}: ready, {count} lists in the namespace {settings.namespace}")
 
 
-async def _init(settings: Settings, url: str) -> tuple[str, int]:
-    async with _closing(open_to_write(settings, url, given=False)) as store:
+async def _init(settings: Settings, urls: Sequence[str]) -> tuple[str, int]:
+    async with _closing(open_to_write(settings, urls, given=False)) as store:
         await store_time(store)  # writing is what makes it
         return store.label, len(await store.lists())
 
@@ -275,8 +275,8 @@ async def _copy(
     step: Callable[[str, int, int], None],
 ) -> CopyReport:
     async with (
-        _closing(open_store(settings.store, namespace=settings.namespace)) as source,
-        _closing(open_to_write(settings, to, given=True)) as target,
+        _closing(open_stores(settings.store, namespace=settings.namespace)) as source,
+        _closing(open_to_write(settings, [to], given=True)) as target,
     ):
         chosen = await source.lists() if names is None else names
         return await copy(source, target, chosen, step=step, waiting=_waiting)
@@ -296,7 +296,7 @@ def tag_command(settings: Settings, service: str, tag: str | None, current: bool
     if current and source.tag is None:
         raise BadName(f"`{source}` is the current list", hint="name the tag: SERVICE@TAG --current")
     target = bare if tag is None else tagged(bare, tag)
-    run_async(partial(_with_store, settings, lambda store: retag(store, source, target)))
+    run_async(partial(_with_stores, settings, lambda store: retag(store, source, target)))
     click.echo(f"{target} is now the list that {source} is")
 
 
@@ -308,7 +308,7 @@ def untag_command(settings: Settings, service: str) -> None:
     name = _service(settings, service)
     if name.tag is None:
         raise BadName(f"`{name}` has no tag", hint="`aysfs store rm` removes a current list")
-    run_async(partial(_with_store, settings, lambda store: store.delete_list(name)))
+    run_async(partial(_with_stores, settings, lambda store: store.delete_list(name)))
     click.echo(f"{name}: removed; its blobs stay until `aysfs store gc`")
 
 
@@ -320,7 +320,7 @@ def rm_command(settings: Settings, service: str) -> None:
     name = _service(settings, service)
     if name.tag is not None:
         raise BadName(f"`{name}` is a tag", hint="`aysfs store untag` removes it")
-    tags = run_async(partial(_with_store, settings, partial(_remove, name=name)))
+    tags = run_async(partial(_with_stores, settings, partial(_remove, name=name)))
     stay = f"the tags {', '.join(tags)} and all blobs stay" if tags else "its blobs stay"
     click.echo(f"{name}: removed; {stay}, blobs until `aysfs store gc`")
 
@@ -348,9 +348,17 @@ async def _closing(store: Store) -> AsyncIterator[Store]:
         await store.aclose()
 
 
-async def _with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
-    async with _closing(open_store(settings.store, namespace=settings.namespace)) as store:
+async def _with_stores(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
+    """All that are configured, as one: what is done to a list is done in every replica."""
+    async with _closing(open_stores(settings.store, namespace=settings.namespace)) as store:
         return await work(store)
+
+
+async def _with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
+    """The one that is looked at, or cleaned: each has blobs, leftovers and a clock of its own."""
+    if len(settings.store) > 1:
+        raise BadConfig("this is done to one store at a time", hint="name it: --store URL")
+    return await _with_stores(settings, work)
 
 
 def _service(settings: Settings, text: str) -> ServiceName:

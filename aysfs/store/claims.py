@@ -52,6 +52,7 @@ import trio
 from aysfs.digest import SIZE, Digest
 from aysfs.errors import NoteMissing, StoreTrouble
 from aysfs.names import ServiceName
+from aysfs.store.chain import members
 from aysfs.store.protocol import Store
 
 PUSH_EXPIRY = 6 * 3600.0  # seconds by the store's clock
@@ -186,24 +187,29 @@ class Claim:
         return True
 
     async def _while_swept(self) -> None:
-        """P2. That ``.gc`` is dead is seen by the times of it and of our own last note."""
+        """P2, in every store of a chain: each has a gc and a clock of its own."""
+        for store in members(self.store):
+            await self._while_swept_in(store)
+
+    async def _while_swept_in(self, store: Store) -> None:
+        """That ``.gc`` is dead is seen by the times of it and of our own last note."""
         written = self._clock()
         told = False
         while True:
             try:
-                await self.store.read_note(GC_NOTE)
+                await store.read_note(GC_NOTE)
             except NoteMissing:
                 return
-            times = await self.store.notes()
+            times = await store.notes()
             here = times.get(self._name(len(self._notes) - 1))
             if here is None:
-                raise StoreTrouble(f"{self.store.label}: the note of this push has gone")
+                raise StoreTrouble(f"{store.label}: the note of this push has gone")
             now = here + int((self._clock() - written) * 1e9)
             if GC_NOTE not in times or is_expired(times[GC_NOTE], now, GC_EXPIRY):
                 return
             if not told:
                 told = True
-                self._waiting(f"{self.store.label}: waiting until a gc has ended")
+                self._waiting(f"{store.label}: waiting until a gc has ended")
             await trio.sleep(POLL)
             now_written = self._clock()
             if await self._renew():

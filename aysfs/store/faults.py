@@ -4,7 +4,6 @@ Serve the tests and drills of the floors above, which must survive all of them. 
 what is not spoilt is passed on.
 """
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO
@@ -14,7 +13,7 @@ import trio
 from aysfs.digest import Digest
 from aysfs.errors import StoreTrouble
 from aysfs.names import ServiceName
-from aysfs.store.protocol import BlobSource, OpenList, Sink, Store, Stored, Stray
+from aysfs.store.protocol import BlobSource, Held, OpenList, Sink, Store, Stored, Stray
 
 
 class Passes:
@@ -82,7 +81,7 @@ class Passes:
         await self._inner.aclose()
 
     async def _bytes(self, digest: Digest, size: int) -> bytes:
-        held = io.BytesIO()
+        held = Held()
         await self._inner.get(digest, size, held)
         return held.getvalue()
 

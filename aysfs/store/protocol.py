@@ -13,15 +13,30 @@ from aysfs.digest import Digest
 from aysfs.names import ServiceName
 
 
-class Sink(Protocol):
-    """Where the bytes of a blob go. Called from the event loop or from one worker thread."""
+class Writes(Protocol):
+    """Where bytes go. Called from the event loop or from one worker thread."""
 
     def write(self, data: bytes | memoryview, /) -> object:
         """Take the next bytes; the memory is the caller's again when this returns.
 
-        Raises when the receiver gave up or the disk is full: the store lets that through.
-        Never called again once ``get`` has returned, raised or been cancelled.
+        Raises when the receiver gave up, the disk is full, or the bytes are not the blob: the
+        store lets that through. Never called once ``get`` has returned, raised or been cancelled.
         """
+
+
+class Sink(Writes, Protocol):
+    """Where the bytes of a blob go."""
+
+    def restart(self) -> None:
+        """Forget the bytes so far: the next are the blob's first, from another source."""
+
+
+class Held(io.BytesIO):
+    """A sink in memory."""
+
+    def restart(self) -> None:
+        self.seek(0)
+        self.truncate()
 
 
 class BlobSource(NamedTuple):

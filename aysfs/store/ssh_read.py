@@ -15,7 +15,7 @@ from aysfs.digest import Digest
 from aysfs.errors import BlobMissing, Corrupt, ListMissing, NoteMissing, StoreTrouble
 from aysfs.names import ServiceName
 from aysfs.store import layout, ssh_wire
-from aysfs.store.protocol import OpenList, Sink, Stored, Stray
+from aysfs.store.protocol import OpenList, Sink, Stored, Stray, Writes
 from aysfs.store.ssh_link import Link
 from aysfs.store.ssh_wire import Answer, Attributes, NotThereError, RefusedError, Wire
 
@@ -169,7 +169,7 @@ class Reader:
                 wire.tell(*ssh_wire.close(handle))
 
     def _pour(
-        self, wire: Wire, handle: bytes, relative: str, size: int | None, sink: Sink
+        self, wire: Wire, handle: bytes, relative: str, size: int | None, sink: Writes
     ) -> Attributes:
         """The bytes of an open file into the sink; Corrupt when there are not ``size`` of them."""
         if size is None:

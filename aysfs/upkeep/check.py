@@ -197,6 +197,10 @@ class _Hashing:
         self.hasher.update(data)
         self.size += len(data)
 
+    def restart(self) -> None:
+        self.hasher = digests.hasher()
+        self.size = 0
+
 
 class _Found:
     """The entries of one list whose blobs are wrong."""

@@ -7,7 +7,6 @@ ends it all.
 """
 
 import functools
-import io
 import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from aysfs.errors import AysfsError, BadList, Corrupt, Missing, first_of
 from aysfs.flist.entry import Kind
 from aysfs.names import ServiceName
 from aysfs.store.claims import Claim, Waiting, unheard
-from aysfs.store.protocol import BlobSource, OpenList, Store
+from aysfs.store.protocol import BlobSource, Held, OpenList, Store
 from aysfs.upkeep.lists import Step, entries_of
 
 COPIERS = 8  # groups of blobs on their way at once
@@ -130,7 +129,7 @@ class _Copy:
         """A blob in memory. Corrupt, told of the source, when it is not what it should be."""
         data = self._source.at_hand(digest, size)
         if data is None:
-            held = io.BytesIO()
+            held = Held()
             await self._source.get(digest, size, held)
             data = held.getvalue()
         if digests.of(data) != digest:
@@ -140,10 +139,22 @@ class _Copy:
     async def _send_large(self, digest: Digest, size: int) -> None:
         """By way of a temporary file; the target refuses what is corrupt."""
         with tempfile.TemporaryFile(prefix="aysfs-") as file:
-            await self._source.get(digest, size, file)
+            await self._source.get(digest, size, _Spool(file))
             file.flush()
             again = functools.partial(_reopen, file.fileno())
             await self._claim.store.put_many([BlobSource(digest, size, again)])
+
+
+class _Spool:
+    """A temporary file as a sink."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
+        self._file = file
+
+    def restart(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
 
 
 def _named(opened: OpenList) -> Iterator[Blob]:

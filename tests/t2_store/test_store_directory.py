@@ -17,7 +17,7 @@ from aysfs.store import directory as directory_module
 from aysfs.store import layout
 from aysfs.store.directory import AT_HAND, DirectoryStore
 from aysfs.store.directory_write import SYNC_FROM
-from aysfs.store.protocol import BlobSource
+from aysfs.store.protocol import BlobSource, Held
 
 DATA = b"some bytes"
 DIGEST = digests.of(DATA)
@@ -41,7 +41,7 @@ async def put(store: DirectoryStore, data: bytes = DATA) -> None:
 
 
 async def get(store: DirectoryStore, digest: Digest = DIGEST, size: int = len(DATA)) -> bytes:
-    sink = io.BytesIO()
+    sink = Held()
     await store.get(digest, size, sink)
     return sink.getvalue()
 
@@ -166,7 +166,7 @@ async def test_both_layouts_are_read(store: DirectoryStore, root: Path) -> None:
     assert await store.missing({DIGEST: len(DATA)}) == set()
 
 
-class Where(io.BytesIO):
+class Where(Held):
     """A sink that knows the threads it was called in."""
 
     def __init__(self) -> None:

@@ -1,7 +1,6 @@
 """Copies: only what is missing, whole or not at all, each list for itself; and tags, which are
 copies within a store."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from aysfs.names import parse_name
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, FlipsLastByte, Passes
 from aysfs.store.memory import MemoryStore
-from aysfs.store.protocol import Sink, Store
+from aysfs.store.protocol import Held, Sink, Store
 from aysfs.upkeep import copy as copy_module
 from aysfs.upkeep.check import check
 from aysfs.upkeep.copy import copy, retag
@@ -153,6 +152,6 @@ async def test_blobs_are_sent_in_groups_that_fit_into_memory(
     target: Store = MemoryStore()
     report = await copy(await a_store(*SOME), target, [NAME])
     assert report.blobs == len(SOME)
-    sink = io.BytesIO()
+    sink = Held()
     await target.get(digests.of(b"299"), 3, sink)
     assert sink.getvalue() == b"299"
