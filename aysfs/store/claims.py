@@ -301,9 +301,10 @@ class Sweep:
         await self._write()
         try:
             await trio.sleep(self._settle)
-            if await self._found() != self._note:
+            times = await self._store.notes()
+            if GC_NOTE not in times or await self._found() != self._note:
                 raise self._refusal("began at the same time")
-            self.now_ns = (await self._store.notes())[GC_NOTE]
+            self.now_ns = times[GC_NOTE]
         except BaseException:
             await self.end()
             raise
