@@ -56,6 +56,18 @@ def test_going_back_is_one_command(tagged: Host) -> None:
     assert tagged.ok("cat", "test@1.1:data") == "newer"
 
 
+def test_a_tag_is_mounted_and_keeps_its_blobs(tagged: Host) -> None:
+    tagged.ok("store", "rm", "test")
+    old_now(tagged)
+    tagged.ok("store", "gc", "--delete", "--settle", "0")
+    point = tagged.root / "mnt"
+    point.mkdir()
+    tagged.ok("mount", "test@1.0", point)
+    held = (point / "data").read_bytes()
+    tagged.ok("umount", point)
+    assert len(held) == 256
+
+
 def test_what_tag_refuses(tagged: Host) -> None:
     assert "no list" in tagged.refused(4, "store", "tag", "none", "1")
     assert "current list" in tagged.refused(2, "store", "tag", "test", "--current")
