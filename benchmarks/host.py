@@ -214,7 +214,7 @@ def cached(name: str) -> None:
 
 
 def fuse_processes() -> set[int]:
-    """Processes that hold /dev/fuse open, whatever they are."""
+    """Processes with this run's settings that hold /dev/fuse open; others measure and test too."""
     found = set()
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and holds_fuse(process):
@@ -224,6 +224,9 @@ def fuse_processes() -> set[int]:
 
 def holds_fuse(process: Path) -> bool:
     with contextlib.suppress(OSError):
+        ours = f"AYSFS_RUNTIME={RUNTIME}\0".encode()
+        if ours not in (process / "environ").read_bytes():
+            return False
         return any(os.readlink(fd) == "/dev/fuse" for fd in (process / "fd").iterdir())
     return False
 
@@ -249,11 +252,11 @@ class Mount(NamedTuple):
 
 
 @contextlib.contextmanager
-def mounted(service: str | Path) -> Iterator[Mount]:
+def mounted(service: str | Path, *options: str) -> Iterator[Mount]:
     """A mount for the length of a with block."""
     MOUNT.mkdir(exist_ok=True)
     before = fuse_processes()
-    seconds = aysfs("mount", service, MOUNT)
+    seconds = aysfs("mount", service, MOUNT, *options)
     try:
         serving = fuse_processes() - before
         if len(serving) != 1:

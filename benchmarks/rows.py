@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import building, host, upkeep
+from benchmarks import building, host, upkeep, web
 from benchmarks.host import (
     ALL_PATHS,
     FILE_PATHS,
@@ -237,6 +237,60 @@ def large_cold() -> Measured:
     return ratio(mine.seconds, peer.seconds)
 
 
+# --- over HTTP ---------------------------------------------------------------------------
+
+
+def fetch_http() -> Measured:
+    """In turns: what else runs on the machine disturbs both. The medians are compared."""
+    with web.served() as url:
+        wanted = web.blobs()
+        mine, peer = [], []
+        for _ in range(3):
+            peer.append(web.curl(url, wanted))
+            mine.append(web.fetch(url, TREE_NAME))
+    name = f"{len(wanted)} blobs; {seconds_of(mine)}; curl --parallel {seconds_of(peer)}; medians"
+    return ratio(statistics.median(mine), statistics.median(peer), name)
+
+
+def read_http() -> Measured:
+    seconds, peer, cpu, count = read_over_http()
+    note = f"{seconds:.3f} s; ext4 {peer:.3f} s; daemon {cpu:.1f} s of CPU, {count} blobs"
+    return Measured(seconds / peer, note)
+
+
+def cpu_http() -> Measured:
+    """Every request of a reader is in it: lookup, open, read and release."""
+    _, _, cpu, count = read_over_http()
+    return Measured(cpu * 1e6 / count, f"{cpu:.1f} s of CPU, {count} blobs")
+
+
+def read_over_http() -> tuple[float, float, float, int]:
+    """Seconds, ext4's seconds, the daemon's seconds of CPU, and blobs."""
+    with web.served() as url:
+        peer = read_ext4_cold()
+        host.remove(host.CACHE)
+        with host.mounted(TREE_NAME, "--store", url) as mount:
+            host.drop_caches()
+            before = web.processor_seconds(mount.pid)
+            mine = host.walk("read", MOUNT, FILE_PATHS, readers=READERS)
+            cpu = web.processor_seconds(mount.pid) - before
+        same_bytes(mine, peer)
+        return mine.seconds, peer.seconds, cpu, len(web.blobs())
+
+
+def large_http() -> Measured:
+    """To the last byte; the first comes then as well, since nothing is shown unverified."""
+    with web.served() as url:
+        mine, peer = [], []
+        for _ in range(3):
+            peer.append(web.curl_large(url))
+            host.remove(host.CACHE)
+            with host.mounted(LARGE_NAME, "--store", url):
+                mine.append(host.walk("read", MOUNT, LARGE_PATHS).seconds)
+    note = f"{seconds_of(mine)}; curl {seconds_of(peer)}; medians"
+    return ratio(statistics.median(mine), statistics.median(peer), note)
+
+
 # --- shared ------------------------------------------------------------------------------
 
 
@@ -304,6 +358,24 @@ ROWS = (
         "x",
         read_cached,
     ),
+    Row(
+        "fetch_http",
+        "fetch everything over HTTP, cache cold, against curl --parallel, 16 connections",
+        2.0,
+        "x",
+        fetch_http,
+    ),
+    Row(
+        "read_http",
+        "read everything over HTTP, cache cold, 8 readers, against ext4",
+        5.0,
+        "x",
+        read_http,
+    ),
+    Row(
+        "cpu_http", "processor time of the daemon for a blob read over HTTP", 300.0, "us", cpu_http
+    ),
+    Row("large_http", "1 GiB file over HTTP, cache cold, against curl", 1.3, "x", large_http),
     Row(
         "large_warm", "1 GiB file, sequential, page cache warm, against ext4", 3.0, "x", large_warm
     ),

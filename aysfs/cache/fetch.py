@@ -4,11 +4,15 @@ Serves the engines, ``cat``, ``fetch`` and ``unpack``. A flight belongs to the s
 the reader that asked first: a reader that is cancelled leaves, the flight goes on. Every wait
 is bounded: a flight without progress for ``deadline`` seconds fails, and its readers with it.
 
+Flights are flown by a fixed crew of tasks: a task and a cancel scope for each would cost more
+than a small blob's way over the network.
+
 State (the table of flights) changes only in functions without ``await``.
 """
 
 import logging
 import os
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -41,8 +45,10 @@ class Counters:
 class _Flight:
     digest: Digest
     size: int
+    deadline: float
     done: trio.Event = field(default_factory=trio.Event)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    scope: trio.CancelScope | None = None  # of the crew's task that flies it
+    stalled: bool = False
     waiting: int = 0  # readers; the last one out closes the descriptor
     descriptor: int | None = None
     error: AysfsError | None = None
@@ -71,16 +77,15 @@ class _Flight:
 class Fetcher:
     """Opens blobs, fetching them when they are not in the cache. Made by ``open_fetcher``."""
 
-    def __init__(
-        self, cache: Cache, store: Store, nursery: trio.Nursery, deadline: float, parallel: int
-    ) -> None:
+    def __init__(self, cache: Cache, store: Store, deadline: float) -> None:
         self.cache = cache
         self.store = store
         self.counters = Counters()
-        self._nursery = nursery
         self._deadline = deadline
-        self._limiter = trio.CapacityLimiter(parallel)
         self._flights: dict[tuple[Digest, int], _Flight] = {}
+        self._queue: deque[_Flight] = deque()  # those of them that wait for the crew
+        self._crew = trio.lowlevel.ParkingLot()  # who has nothing to fly
+        self._ended = False
         self._fetched_before = 0
 
     def open_at_once(self, digest: Digest, size: int) -> int | None:
@@ -103,6 +108,9 @@ class Fetcher:
         flight = self._join(digest, size, why)
         try:
             await flight.landed()
+            if flight.waiting == 1 and flight.descriptor is not None:
+                mine, flight.descriptor = flight.descriptor, None
+                return mine
             # Not a dup: readers must not share an offset. Works for an unlinked blob as well.
             return os.open(f"/proc/self/fd/{flight.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
@@ -128,10 +136,10 @@ class Fetcher:
 
         Declines in every doubt and trouble, since a flight says what is the matter.
         """
-        if (digest, size) in self._flights or self.cache.is_doubtful(digest):
+        if (digest, size) in self._flights:
             return None
         data = self.store.at_hand(digest, size)
-        if data is None:
+        if data is None or self.cache.is_doubtful(digest):
             return None
         try:
             descriptor = self.cache.insert(digest, data)
@@ -151,38 +159,80 @@ class Fetcher:
     def _join(self, digest: Digest, size: int, why: str) -> _Flight:
         flight = self._flights.get((digest, size))
         if flight is None:
+            if self._ended:
+                raise self._over(digest)
             self.counters.misses += 1
-            flight = _Flight(digest, size, why=why)
+            later = trio.current_time() + self._deadline
+            flight = _Flight(digest, size, later, why=why)
             self._flights[digest, size] = flight
-            self._nursery.start_soon(self._fly, flight, name=f"fetch {digest.hex()}")
+            self._queue.append(flight)
+            self._crew.unpark()
         flight.waiting += 1
         return flight
+
+    async def work(self) -> None:
+        """One of the crew: fly what waits, for ever."""
+        while True:
+            with trio.CancelScope() as scope:  # cancelled for a flight that stalls, then made anew
+                while not scope.cancel_called:
+                    if self._queue:
+                        flight = self._queue.popleft()
+                        flight.scope = scope
+                        await self._fly(flight)
+                    else:
+                        await self._crew.park()
+
+    def end(self) -> None:
+        """Fail what waits for the crew, which is about to be dismissed, and what is still asked."""
+        self._ended = True
+        while self._queue:
+            flight = self._queue.popleft()
+            flight.error = self._over(flight.digest)
+            self._land(flight)
+
+    def _over(self, digest: Digest) -> Stalled:
+        return Stalled(f"blob {digest.hex()}: the fetch service has ended")
 
     async def _fly(self, flight: _Flight) -> None:
         """Bring one blob. Whatever happens, the flight ends and its readers are woken."""
         try:
-            with flight.scope:
-                flight.scope.deadline = trio.current_time() + self._deadline
-                async with self._limiter:
-                    flight.descriptor = await self._fetch(flight)
-            if flight.scope.cancelled_caught:
-                flight.error = Stalled(
-                    f"blob {flight.digest.hex()}: no progress in {self._deadline:g} s"
-                    f" from {self.store.label}"
-                )
+            flight.descriptor = await self._fetch(flight)
         except AysfsError as error:
             flight.error = error
         except Exception as error:  # a bug in a store must fail this blob, not the mount
             log.exception("fetch of %s", flight.digest.hex())
             flight.error = StoreTrouble(f"blob {flight.digest.hex()}: internal error: {error!r}")
         finally:
-            del self._flights[flight.digest, flight.size]
-            if flight.descriptor is None and flight.error is None:  # cancelled: we are ending
-                flight.error = Stalled(f"blob {flight.digest.hex()}: the fetch service has ended")
-            else:
+            if flight.descriptor is not None or flight.error is not None:
                 self._account(flight)
-            flight.done.set()
-            flight.settle()
+            elif flight.stalled:
+                flight.error = self._no_progress(flight)
+                self._account(flight)
+            else:  # cancelled: we are ending
+                flight.error = self._over(flight.digest)
+            self._land(flight)
+
+    def _land(self, flight: _Flight) -> None:
+        del self._flights[flight.digest, flight.size]
+        flight.done.set()
+        flight.settle()
+
+    def _no_progress(self, flight: _Flight) -> Stalled:
+        return Stalled(
+            f"blob {flight.digest.hex()}: no progress in {self._deadline:g} s"
+            f" from {self.store.label}"
+        )
+
+    def _stall(self, flight: _Flight) -> None:
+        """The deadline of a flight has passed."""
+        flight.stalled, flight.deadline = True, float("inf")
+        if flight.scope is not None:
+            flight.scope.cancel()
+            return
+        self._queue.remove(flight)
+        flight.error = self._no_progress(flight)
+        self._account(flight)
+        self._land(flight)
 
     def _account(self, flight: _Flight) -> None:
         if flight.error is None:
@@ -194,7 +244,7 @@ class Fetcher:
     async def _fetch(self, flight: _Flight) -> int:
         digest, size = flight.digest, flight.size
         if self.cache.is_doubtful(digest):
-            flight.scope.deadline += size / _SLOWEST_DISK
+            flight.deadline += size / _SLOWEST_DISK
             await trio.to_thread.run_sync(
                 self.cache.revalidate, digest, size, abandon_on_cancel=True
             )
@@ -222,21 +272,33 @@ class Fetcher:
 
         A flight that waits for its turn moves as long as any other does.
         """
+        look = trio.current_time() + self._deadline / 8
         while True:
-            await trio.sleep(self._deadline / 8)
-            later = trio.current_time() + self._deadline
-            queued, moving = [], self.counters.fetched_bytes != self._fetched_before
-            self._fetched_before = self.counters.fetched_bytes
-            for flight in self._flights.values():
-                if flight.insertion is None:
-                    queued.append(flight)
-                elif flight.insertion.progress != flight.progress:
-                    flight.progress = flight.insertion.progress
-                    flight.scope.deadline = later
-                    moving = True
-            if moving:
-                for flight in queued:
-                    flight.scope.deadline = later
+            # A flight that begins meanwhile has a deadline behind ``look``.
+            first = min((flight.deadline for flight in self._flights.values()), default=look)
+            await trio.sleep_until(min(first, look))
+            now = trio.current_time()
+            if now >= look:
+                look = now + self._deadline / 8
+                self._push_back(now + self._deadline)
+            for flight in [one for one in self._flights.values() if one.deadline <= now]:
+                self._stall(flight)
+
+    def _push_back(self, later: float) -> None:
+        queued, moving = [], self.counters.fetched_bytes != self._fetched_before
+        self._fetched_before = self.counters.fetched_bytes
+        for flight in self._flights.values():
+            if flight.stalled:
+                continue
+            if flight.insertion is None:
+                queued.append(flight)
+            elif flight.insertion.progress != flight.progress:
+                flight.progress = flight.insertion.progress
+                flight.deadline = later
+                moving = True
+        if moving:
+            for flight in queued:
+                flight.deadline = later
 
 
 @asynccontextmanager
@@ -249,9 +311,12 @@ async def open_fetcher(
 ) -> AsyncIterator[Fetcher]:
     """A fetch service for the length of the block; flights under way end with it."""
     async with trio.open_nursery() as nursery:
-        fetcher = Fetcher(cache, store, nursery, deadline, parallel)
+        fetcher = Fetcher(cache, store, deadline)
         nursery.start_soon(fetcher.watch)
+        for _ in range(parallel):
+            nursery.start_soon(fetcher.work)
         try:
             yield fetcher
         finally:
+            fetcher.end()
             nursery.cancel_scope.cancel()

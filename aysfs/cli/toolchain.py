@@ -33,7 +33,7 @@ from aysfs.build.verify import Mount, Verified, tops_of, verify
 from aysfs.cli.config import Settings, docker_address, source_date_epoch, store_url
 from aysfs.cli.render import note
 from aysfs.cli.session import open_to_write, run_async
-from aysfs.errors import BadName, BadRecipe, Missing, TemplateMissing
+from aysfs.errors import BadName, BadRecipe, BuildFailed, Missing, TemplateMissing
 from aysfs.load import Loaded, load_tree
 from aysfs.mount import life
 from aysfs.mount.options import MountOptions
@@ -74,7 +74,12 @@ def build(settings: Settings, request: BuildRequest) -> list[Built]:
         _tagged(settings, request.names, request.tag)  # a bad one is told before anything is built
     planned = plan(templates_of(settings, request.templates), request.names)
     options = replace(request.options, epoch=source_date_epoch())
-    return run_async(partial(_build, settings, replace(request, options=options), planned))
+    try:
+        return run_async(partial(_build, settings, replace(request, options=options), planned))
+    except BuildFailed as error:
+        if error.heard and not request.quiet:
+            error.output = ""
+        raise
 
 
 async def _build(

@@ -12,11 +12,14 @@ from aysfs.errors import BadConfig
 from aysfs.store import layout
 from aysfs.store.chain import Chain
 from aysfs.store.directory import DirectoryStore
+from aysfs.store.http import HttpStore
+from aysfs.store.http_address import SCHEMES as HTTP_SCHEMES
+from aysfs.store.http_address import parse_http_address
 from aysfs.store.protocol import Store
 from aysfs.store.ssh import SshStore
 from aysfs.store.ssh_address import SCHEMES, SshCredentials, parse_address, without_password
 
-KNOWN = "a path, file:///path, ssh://login@host:port/path"
+KNOWN = "a path, file:///path, http(s)://host/path, ssh://login@host:port/path"
 
 
 def open_stores(
@@ -45,6 +48,8 @@ def open_store(
     if url.partition("://")[0].lower() in SCHEMES:
         address = parse_address(url)
         return SshStore(address, namespace, create=create, credentials=credentials)
+    if url.partition("://")[0].lower() in HTTP_SCHEMES:
+        return HttpStore(parse_http_address(url), namespace)
     parts = urlsplit(url)
     if parts.scheme != "file":
         raise BadConfig(f"no store can be opened at `{parts.scheme}://`", hint=f"known: {KNOWN}")

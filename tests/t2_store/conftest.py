@@ -1,14 +1,36 @@
-"""One SSH server for all tests of the stores that leave it running."""
+"""One SSH server and one web server for all tests of the stores that leave them running."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import Sshd
+from tests.servers import Authority, Nginx, Sshd
 
 
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     server = Sshd(tmp_path_factory.mktemp("ssh") / "sshd").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """The authority, trusted by every store that the test opens."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    return authority
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Nginx]:
+    """Serves ``folder/served``: every test has a store of its own below that."""
+    folder = tmp_path_factory.mktemp("web")
+    (folder / "served").mkdir()
+    server = Nginx(folder / "nginx", folder / "served", authority=authority).start()
     yield server
     server.stop()

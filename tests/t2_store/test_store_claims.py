@@ -1,5 +1,8 @@
 """What a push counts on and what a gc may delete: notes, waiting, expiry."""
 
+import re
+from pathlib import Path
+
 import pytest
 import trio
 import trio.testing
@@ -30,6 +33,7 @@ from aysfs.store.faults import Counts, Vanishes
 from aysfs.store.memory import MemoryStore
 
 NAME = parse_name("a__b")
+FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
 
 
 def clock_ns() -> int:
@@ -337,6 +341,11 @@ async def test_the_notes_are_as_the_format_has_them(
     [(name, data)] = store.noted.items()
     assert name == f".push-{claim._id}-0"
     assert data == b"aysfs push 1\n" + blob(0) + blob(1)
+    await claim.aclose()
+    section = FORMAT.read_text().partition("## Claims")[2].partition("\n#")[0]
+    digits = re.findall(r"^    ((?:[0-9A-F]{2} )+)", section, re.MULTILINE)
+    await claim.missing({digests.of(b"hello\n"): 6})
+    assert list(store.noted.values()) == [bytes.fromhex("".join(digits))]
     await claim.aclose()
     sweep = sweep_of(store)
     await sweep.begin()

@@ -6,6 +6,7 @@ import pytest
 
 from aysfs.errors import BadConfig, StoreTrouble
 from aysfs.names import parse_name
+from aysfs.store.http_address import parse_http_address
 from aysfs.store.open import open_store
 
 
@@ -34,3 +35,31 @@ async def test_namespace_and_creation(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "new"), namespace="mine", create=True)
     await store.put_list(parse_name("a__b"), [b"x"])
     assert (tmp_path / "new/mine/md/a__b.flist").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("url", "label", "asked"),
+    [
+        ("http://host", "http://host", "http://host"),
+        ("HTTPS://Host:8443/a%20b/", "https://host:8443/a%20b", "https://host:8443/a%20b"),
+        ("http://[::1]:80/ü", "http://[::1]:80/%C3%BC", "http://[::1]:80/%C3%BC"),
+        ("https://me:geheim@host/x", "https://me@host/x", "https://host/x"),
+        ("https://me:ge%20heim@host", "https://me@host", "https://host"),
+    ],
+)
+def test_a_web_server(url: str, label: str, asked: str) -> None:
+    assert open_store(url).label == label
+    address = parse_http_address(url)
+    assert (str(address), address.url) == (label, asked)
+    assert "geheim" not in f"{address!r}"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["", "/x", "me:geheim@", "me:geheim@h:port", "me:geheim@h/x?y", "me:geheim@h/\0", "h h/x"],
+)
+def test_what_is_no_web_server(rest: str) -> None:
+    with pytest.raises(BadConfig) as caught:
+        open_store(f"https://{rest}")
+    assert "geheim" not in str(caught.value)
+    assert "https://login:password@host:port/path" in (caught.value.hint or "")

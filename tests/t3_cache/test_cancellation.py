@@ -89,8 +89,8 @@ async def test_a_flight_stalled_anywhere_leaves_nothing(
         async with open_fetcher(cache, store) as fetcher:
 
             def deadline_passes() -> None:
-                for flight in fetcher._flights.values():
-                    flight.scope.cancel()
+                for flight in list(fetcher._flights.values()):
+                    fetcher._stall(flight)
 
             async def stalled() -> None:
                 with contextlib.suppress(Stalled):

@@ -285,6 +285,11 @@ def test_what_output_says_on_standard_error_is_told(builds: Builds) -> None:
     assert "the reason" in builds.fails(13)
 
 
+def test_what_was_heard_while_it_came_is_not_told_again(builds: Builds) -> None:
+    builds.write(more='service.execute("echo $((40 + 2))-times; exit 1")')
+    assert builds.build().err.count("42-times") == 1
+
+
 def test_a_raised_text_of_many_lines_becomes_one(builds: Builds) -> None:
     builds.write(more='raise ValueError("first\\nsecond")')
     assert builds.fails(13).splitlines()[-1].endswith("raised ValueError: first")

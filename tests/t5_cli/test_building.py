@@ -412,6 +412,12 @@ def test_templates_are_listed_shown_and_checked(builds: Builds) -> None:
     done = builds.host.run("template", "check", builds.name)
     assert done.code == 12
     assert "dest is missing" in done.out
+    (builds.folder / "service.hrd").write_text(
+        "build = image:x\ndependencies.1 = name:absent, type:build\n"
+    )
+    done = builds.host.run("template", "check", builds.name)
+    assert done.code == 12
+    assert "it needs `absent`" in done.out
 
 
 def test_actions_that_do_not_load_need_no_container(builds: Builds) -> None:
