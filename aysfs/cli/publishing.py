@@ -11,7 +11,7 @@ import click
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.progress import TextMeter, told
 from aysfs.cli.render import note, show_json, size_text
-from aysfs.cli.session import open_to_write, run_async
+from aysfs.cli.session import end_as_interrupted, open_to_write, run_async
 from aysfs.errors import BadName
 from aysfs.names import ServiceName
 from aysfs.publish.hash_cache import HashCache
@@ -40,6 +40,7 @@ def push_command(
         raise BadName(f"`{name}` is a file, not a service", hint="--name takes domain__name")
     if not directory.is_dir():
         raise BadName(f"there is no directory {directory}")
+    end_as_interrupted()
     report = run_async(partial(_push, settings, directory, ref, tag, base))
     if as_json:
         show_json(report._asdict() | {"name": str(ref), "list_md5": report.list_md5.hex()})

@@ -9,7 +9,7 @@ import pytest
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, Corrupt, StoreTrouble
+from aysfs.errors import AysfsError, BadName, Corrupt, StoreTrouble
 from aysfs.flist.text import FlistReader
 from aysfs.names import ServiceName, parse_name
 from aysfs.publish import push as push_module
@@ -23,6 +23,7 @@ from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes, Vanishes
 from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import BlobSource
+from tests.cancelling import Cut, at_every_await, threads_ended
 from tests.conftest import next_tick
 
 NAME = parse_name("jumpscale__base")
@@ -310,3 +311,51 @@ def test_damaged_hashes_are_forgotten(tmp_path: Path) -> None:
     for damaged in (b"", whole[:-1], whole + b"x", whole[:-1] + b"\0", b"X" + whole[1:]):
         (tmp_path / "hashes").write_bytes(damaged)
         assert HashCache(tmp_path).get(KEY) is None
+
+
+async def test_a_tag_is_published_with_the_list(tree: Path) -> None:
+    store = Counts(MemoryStore())
+    await push(tree, NAME, store, base=BASE, tag="1.2")
+    tagged = parse_name("jumpscale__base@1.2")
+    assert await store.lists() == [NAME, tagged]
+    with (await store.open_list(NAME)).file as one, (await store.open_list(tagged)).file as other:
+        assert one.read() == other.read()
+    for name, tag in ((tagged, "2"), (NAME, "A")):
+        with pytest.raises(BadName):
+            await push(tree, name, store, base=BASE, tag=tag)
+
+
+async def test_everything_is_announced_before_it_is_asked_for(tree: Path, tmp_path: Path) -> None:
+    memory = MemoryStore()
+
+    class Asks(Passes):
+        async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
+            announced = b"".join(memory.noted.values())
+            assert all(announced.find(digest) >= 0 for digest in blobs)
+            return await super().missing(blobs)
+
+    for _ in range(2):
+        await push(tree, NAME, Asks(memory), hash_cache=HashCache(tmp_path / "cache"))
+        assert memory.noted == {}
+
+
+async def test_a_push_cut_anywhere_leaves_no_claim_on_what_it_will_not_publish(tree: Path) -> None:
+    lists: set[int] = set()
+
+    class Publishes(Counts):
+        async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
+            self.calls["began"] += 1
+            await super().put_list(name, chunks)
+
+    async def attempt(cut: Cut) -> None:
+        memory = MemoryStore()
+        store = Publishes(memory)
+        await cut.during(lambda: push(tree, NAME, store, base=BASE))
+        await threads_ended()
+        assert memory.noted == {} or store.calls["began"]
+        lists.add(len(memory.published))
+        if memory.published:
+            assert set(memory.blobs.values()) == {b"program", b""}
+
+    assert await at_every_await(attempt) > 10
+    assert lists == {0, 1}

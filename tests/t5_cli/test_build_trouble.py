@@ -204,6 +204,8 @@ def test_a_build_whose_blobs_are_gone_is_built_again(builds: Builds) -> None:
 
 def test_a_build_that_one_store_lacks_is_built_again(builds: Builds) -> None:
     stores = [word for name in ("one", "two") for word in ("--store", name)]
+    for name in ("one", "two"):
+        (builds.host.root / name).mkdir()
     builds.ok(*stores)
     (builds.host.root / f"two/dedupe/md/{builds.name}.build").unlink()
     assert "built in" in builds.ok(*stores)
@@ -211,6 +213,8 @@ def test_a_build_that_one_store_lacks_is_built_again(builds: Builds) -> None:
 
 
 def test_a_store_may_be_named_by_a_relative_path(builds: Builds) -> None:
+    assert "there is no store" in builds.build("--store", "there").err
+    (builds.host.root / "there").mkdir()
     builds.ok("--store", "there")
     assert (builds.host.root / f"there/dedupe/md/{builds.name}.flist").is_file()
 
