@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import os
 import shutil
 import tempfile
@@ -21,15 +22,18 @@ from aysfs.store.chain import Chain
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes
 from aysfs.store.memory import MemoryStore
+from aysfs.store.objects import ObjectsStore
 from aysfs.store.open import open_store
 from aysfs.store.protocol import BlobSource, Held, Sink, Store, Stored, Stray
 from aysfs.store.ssh_address import SshCredentials
 from tests.conftest import ExpectOutput, same_descriptors
 from tests.servers import Nginx, Sshd
+from tests.swift import Swift
 
 BIG = bytes(range(256)) * 12_345  # three chunks of a directory store, and a rest
 ABSENT = digests.of(b"never put anywhere")
 NAME = parse_name("jumpscale__base")
+NUMBERS = itertools.count()
 
 
 class OldLayout(Passes):
@@ -118,6 +122,11 @@ def over_http(nginx: Nginx, url: str) -> Store:
     return Served(root, f"{url}/{root.name}")
 
 
+def over_s3(swift: Swift) -> Store:
+    """A bucket of its own for every test, and a prefix in it."""
+    return open_store(f"{swift.bucket(f'store-{next(NUMBERS)}')}/some/where")
+
+
 def make(kind: str, root: Path, request: pytest.FixtureRequest) -> Store:
     if kind == "ssh":
         return over_ssh(root, request.getfixturevalue("sshd"))
@@ -125,6 +134,8 @@ def make(kind: str, root: Path, request: pytest.FixtureRequest) -> Store:
         nginx: Nginx = request.getfixturevalue("nginx")
         request.getfixturevalue("trusted")
         return over_http(nginx, nginx.url if kind == "http" else nginx.tls_url)
+    if kind == "s3":
+        return over_s3(request.getfixturevalue("s3"))
     return MAKERS[kind](root)
 
 
@@ -134,7 +145,7 @@ async def _connect(store: Store) -> None:
     await store.missing({ABSENT: 3})
 
 
-@pytest.fixture(params=[*MAKERS, "ssh", "http", "https"])
+@pytest.fixture(params=[*MAKERS, "ssh", "http", "https", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     store = make(request.param, tmp_path / "store", request)
     trio.run(_connect, store)
@@ -144,8 +155,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def no_leaks(store: Store) -> Iterator[None]:
-    """As everywhere; an HTTP store has as many connections as there was to do side by side."""
-    with same_descriptors(but="socket:" if isinstance(store, Served) else None):
+    """As everywhere; over HTTP a store has as many connections as there was to do side by side."""
+    connected = isinstance(store, Served | ObjectsStore)
+    with same_descriptors(but="socket:" if connected else None):
         yield
 
 
@@ -363,18 +375,25 @@ async def test_a_claim_is_a_note(store: Store, name: str) -> None:
 async def shelves(store: Store) -> dict[Digest, tuple[int, int]]:
     """Size and time of every blob of a store."""
     found = {}
-    for first in range(256):
+
+    async def look(first: int) -> None:
         for one in await store.shelf(first):
             assert one.digest[0] == first
             assert one.digest not in found
             found[one.digest] = (one.size, one.mtime_ns)
+
+    async with trio.open_nursery() as nursery:
+        for first in range(256):
+            nursery.start_soon(look, first)
     return found
 
 
 async def test_every_blob_stands_on_the_shelf_of_its_first_byte(
     store: Store, no_leaks: None
 ) -> None:
-    sizes = {await put(store, b"%d" % number): len(str(number)) for number in range(600)}
+    sources = [BlobSource.of(digests.of(one), one) for one in (b"%d" % n for n in range(600))]
+    await store.put_many(sources)
+    sizes = {one.digest: one.size for one in sources}
     await get(store, digests.of(b"7"), 1)  # moves all of them, in the older layout
     await store.put_list(NAME, [b"x"])
     await store.write_note("a", b"x")
