@@ -33,7 +33,7 @@ from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.gate import Gate
 from aysfs.store.objects_address import ObjectAddress
-from aysfs.store.objects_bucket import PAGE, PART, Bounds, Bucket, NotThereError
+from aysfs.store.objects_bucket import PART, Bounds, Bucket, NotThereError
 from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 
 T = TypeVar("T")
@@ -260,7 +260,7 @@ class ObjectsStore:
                     if digest in wanted and sizes[digest] == size:
                         held.add(digest)
                 pages -= 1
-                if pages <= 0 and len(page) >= PAGE:
+                if pages <= 0 and len(page) >= self._bucket.page:
                     complete = False
                     break
         if not complete:

@@ -18,7 +18,7 @@ from aysfs import __version__
 from aysfs.errors import BadConfig, StoreTrouble
 from aysfs.store.objects_address import AZURE, GCS, S3, ObjectAddress
 from aysfs.store.objects_config import Configured, configure, host_of
-from aysfs.store.objects_trouble import ERRORS, is_not_there, trouble, understand
+from aysfs.store.objects_trouble import ERRORS, is_not_there, trouble
 
 QUICK = 1 << 20  # up to so many bytes a request has to end within Bounds.quick
 PAGE = 1000  # objects in one answer to a listing
@@ -63,6 +63,7 @@ class Bucket:
 
     def __init__(self, address: ObjectAddress, bounds: Bounds | None = None) -> None:
         self.label = str(address)
+        self.page = PAGE
         self._address = address
         configured, bounds = configure(address), bounds or Bounds()
         host = host_of(configured)
@@ -123,7 +124,7 @@ class Bucket:
     def list(self, path: str) -> Iterator[list[Found]]:
         """All objects below a path, in pages."""
         try:
-            for page in obstore.list(self._quick, path, chunk_size=PAGE):
+            for page in obstore.list(self._quick, path, chunk_size=self.page):
                 yield [_found(one) for one in page]
         except ERRORS as error:
             raise self._trouble(path, error) from error
@@ -147,17 +148,19 @@ class Bucket:
                 obstore.delete(self._quick, paths)
             return
         with ThreadPoolExecutor(_DELETING) as pool:
-            for _ in pool.map(self._delete_one, paths):
-                pass
+            absent = [path for path, was in pool.map(self._delete_one, paths) if not was]
+        if absent:
+            self.below(absent[0].rpartition("/")[0])  # raises where there is no bucket
 
-    def _delete_one(self, path: str) -> None:
+    def _delete_one(self, path: str) -> tuple[str, bool]:
+        """Delete it; was there one?"""
         try:
             obstore.delete(self._quick, path)
         except ERRORS as error:
             if not is_not_there(error):
                 raise self._trouble(path, error) from error
-            if understand(error).code in ("NoSuchBucket", "ContainerNotFound"):
-                raise self._trouble(path, error) from error
+            return path, False
+        return path, True
 
     def _pieces(self, path: str, found: Found, result: Any) -> Iterator[memoryview]:
         done = 0

@@ -26,16 +26,18 @@ _ROLES = re.compile(  # asked for credentials, and of nobody who has any
 )
 _CREDENTIALS = "set its credentials in the environment: docs/object-store.md"
 _NETWORK = (
-    (re.compile("dns error|failed to lookup address"), "its name cannot be resolved"),
-    (re.compile("ConnectionRefused|Connection refused"), "connection refused"),
-    (re.compile("UnknownIssuer|certificate|CertExpired|NotValidForName"), "its certificate is not"
-     " trusted"),
-    (re.compile("InvalidContentType|InvalidMessage|alert"), "it does not speak TLS"),
-    (re.compile("kind: Timeout|TimedOut|operation timed out"), "no answer in time"),
-    (re.compile("NetworkUnreachable|HostUnreachable|unreachable"), "cannot be reached"),
-    (re.compile("ConnectionReset|IncompleteMessage|ConnectionAborted|BrokenPipe|UnexpectedEof"
-                "|kind: Request|kind: Body|kind: Decode|kind: Interrupted"),
-     "the connection was lost"),
+    ("dns error|failed to lookup address", "its name cannot be resolved", None),
+    ("ConnectionRefused|Connection refused", "connection refused", None),
+    (
+        "InvalidCertificate|UnknownIssuer|certificate",
+        "its certificate is not trusted",
+        "SSL_CERT_FILE or AWS_CA_BUNDLE names a file of certificates that are",
+    ),
+    ("InvalidContentType|InvalidMessage", "it does not speak TLS", "is it http:// there?"),
+    ("kind: Timeout|TimedOut|operation timed out", "no answer in time", None),
+    ("unreachable|Unreachable", "it cannot be reached", None),
+    ("ConnectionReset|IncompleteMessage|ConnectionAborted|BrokenPipe|UnexpectedEof"
+     "|kind: Request|kind: Body|kind: Decode|kind: Interrupted", "the connection was lost", None),
 )  # fmt: skip
 _HINTS = {
     "NoSuchBucket": "make the bucket first, or correct its name",
@@ -66,8 +68,10 @@ def understand(error: Exception) -> Answer:
     if _ROLES.search(text):
         return Answer(0, "", "no credentials were found", _CREDENTIALS)
     if found is None:
-        words = next((words for known, words in _NETWORK if known.search(text)), "")
-        return Answer(0, "", words or f"failed ({type(error).__name__})", None)
+        for known, words, hint in _NETWORK:
+            if re.search(known, text):
+                return Answer(0, "", words, hint)
+        return Answer(0, "", f"failed ({type(error).__name__})", None)
     status = int(found[1] or found[3])
     code = next((match[1] for known in _CODES if (match := known.search(text))), "")
     words = f"answered {status}" + (f" {found[2].strip()}" if found[2] else "")
