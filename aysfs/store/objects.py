@@ -69,6 +69,9 @@ class ObjectsStore:
         # The place where the last blob was found is asked first: a store in the old layout
         # costs one request a blob, as any other.
         self._places: tuple[Place, Place] = (layout.blob, layout.old_blob)
+        # Whether there is anything in the old layout, for listings: where that changes later,
+        # a gc leaves what it does not see.
+        self._is_old: bool | None = None
 
     @property
     def label(self) -> str:
@@ -166,8 +169,10 @@ class ObjectsStore:
 
     async def shelf(self, first: int) -> list[Stored]:
         def read() -> list[Stored]:
+            if self._is_old is None:
+                self._is_old = "files" in self._bucket.below(self._namespace).folders
             found = []
-            for place in layout.shelves(self._namespace, first):
+            for place in layout.shelves(self._namespace, first)[: 1 + self._is_old]:
                 for page in self._bucket.list(place):
                     for path, size, mtime_ns in page:
                         folder, _, name = path.rpartition("/")

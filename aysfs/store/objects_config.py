@@ -28,8 +28,8 @@ _SECRETS = {
 }
 # What a profile may ask for instead of keys, and nobody here can do.
 _ELSEWHERE = ("credential_process", "role_arn", "sso_session", "sso_start_url")
+_BEFORE = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE")  # obstore reads these itself
 _MACHINE = (
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
@@ -96,8 +96,8 @@ def _keys(
 ) -> dict[str, str]:
     """The keys of a profile, where the environment has none that come before them."""
     named = "profile" in address.options
-    if not named and environment.get("AWS_ACCESS_KEY_ID"):
-        return {}  # obstore reads them
+    if not named and any(environment.get(name) for name in _BEFORE):
+        return {}
     keys = {ours: profile[theirs] for theirs, ours in _SECRETS.items() if profile.get(theirs)}
     if "access_key_id" in keys and "secret_access_key" in keys:
         return keys
