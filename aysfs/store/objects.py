@@ -1,7 +1,8 @@
 """A bucket of an object store: ``s3://``, ``gs://`` and ``az://``, through obstore.
 
 Serves whoever reads or publishes through the Store protocol, and owns the threads that the
-network is waited for in: obstore's own asynchronous calls belong to asyncio. The layout is the
+network is waited for in: obstore's own asynchronous calls belong to asyncio. Blobs come through
+the event loop where their URLs can be signed at once (``objects_signed``). The layout is the
 directory store's, so the same bucket behind a web server is an HTTP store.
 
 An object appears whole or not at all, and is durable once the store has said that it has it: a
@@ -14,7 +15,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import BinaryIO, TypeVar
 
@@ -32,20 +32,17 @@ from aysfs.errors import (
 from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.gate import Gate
+from aysfs.store.http_request import NotThereError, OtherSize, Refused
 from aysfs.store.objects_address import ObjectAddress
-from aysfs.store.objects_bucket import PART, Bounds, Bucket, NotThereError
+from aysfs.store.objects_bucket import PART, Bounds, Bucket
+from aysfs.store.objects_held import Job, Place, Search
+from aysfs.store.objects_signed import SignedReads
 from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 
 T = TypeVar("T")
-Job = Callable[[], None]
-Place = Callable[[str, Digest], str]
 
 THREADS = 16
 CHUNK = 1 << 20
-
-# So many blobs asked for on one shelf are worth a page of its listing: that takes about as long
-# as eight questions for one object.
-LISTED = 8
 
 
 class _AbandonedError(Exception):
@@ -64,7 +61,9 @@ class ObjectsStore:
     ) -> None:
         layout.check_namespace(namespace)
         self._namespace = namespace
+        bounds = bounds or Bounds()
         self._bucket = Bucket(address, bounds)
+        self._signed = SignedReads(self._bucket, bounds) if self._bucket.may_sign else None
         self._limiter = trio.CapacityLimiter(THREADS)
         # The place where the last blob was found is asked first: a store in the old layout
         # costs one request a blob, as any other.
@@ -78,6 +77,9 @@ class ObjectsStore:
         return self._bucket.label
 
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        if self._signed is not None:
+            await self._get_signed(self._signed, digest, size, sink)
+            return
         gate = Gate(sink)
         try:
             await self._in_thread(lambda: self._read(digest, size, gate))
@@ -92,16 +94,9 @@ class ObjectsStore:
             return set()
         top = await self._in_thread(lambda: self._bucket.below(self._namespace))
         places = self._places if "files" in top.folders else (layout.blob,)
-        held: set[Digest] = set()
-        jobs: list[Job] = []
-        for first, group in groupby(sorted(blobs), key=lambda digest: digest[0]):
-            asked = list(group)
-            if len(asked) >= LISTED:
-                jobs.append(partial(self._look, first, asked, blobs, places, held))
-            else:
-                jobs += [partial(self._ask, one, blobs, places, held) for one in asked]
-        await self._each(jobs)
-        return blobs.keys() - held
+        search = Search(self._bucket, self._namespace, blobs, places)
+        await self._each(search.jobs())
+        return blobs.keys() - search.held
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
         stop = threading.Event()
@@ -211,7 +206,34 @@ class ObjectsStore:
         await self._in_thread(lambda: self._bucket.delete(full))
 
     async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()  # connections go with obstore's client
+        if self._signed is not None:
+            await self._signed.aclose()
+        await trio.lowlevel.checkpoint()  # obstore's connections go with its clients
+
+    # --- in the event loop -------------------------------------------------------------------
+
+    async def _get_signed(self, signed: SignedReads, digest: Digest, size: int, sink: Sink) -> None:
+        other: Corrupt | None = None
+        for place in self._places:
+            path = place(self._namespace, digest)
+            try:
+                await signed.fetch(path, size, sink)
+            except NotThereError:
+                continue
+            except OtherSize as error:
+                other = other or error
+            except Refused as error:
+                why = await self._in_thread(partial(self._bucket.explain, path))
+                raise why or error from None
+            else:
+                self._found(place)
+                return
+        await self._in_thread(lambda: self._bucket.below(self._namespace))  # is there a bucket?
+        raise other or BlobMissing(f"{self.label} has no blob {digest.hex()}")
+
+    def _found(self, place: Place) -> None:
+        if place is not self._places[0]:
+            self._places = (self._places[1], self._places[0])
 
     # --- in a thread -------------------------------------------------------------------------
 
@@ -226,51 +248,11 @@ class ObjectsStore:
             if found.size != size:
                 other = Corrupt(f"{self.label}/{path} has {found.size} bytes, not {size}")
                 continue
-            if place is not self._places[0]:
-                self._places = (self._places[1], self._places[0])
+            self._found(place)
             for piece in pieces:
                 gate.write(piece)
             return
         raise other or BlobMissing(f"{self.label} has no blob {digest.hex()}")
-
-    def _ask(
-        self,
-        digest: Digest,
-        sizes: Mapping[Digest, int],
-        places: Iterable[Place],
-        held: set[Digest],
-    ) -> None:
-        for place in places:
-            found = self._bucket.head(place(self._namespace, digest))
-            if found is not None and found.size == sizes[digest]:
-                held.add(digest)
-                return
-
-    def _look(
-        self,
-        first: int,
-        asked: Sequence[Digest],
-        sizes: Mapping[Digest, int],
-        places: Sequence[Place],
-        held: set[Digest],
-    ) -> None:
-        """Find many on one shelf: in its listing, and singly where that is too long."""
-        wanted = set(asked)
-        complete = True
-        for place in layout.shelves(self._namespace, first)[: len(places)]:
-            pages = len(asked) // LISTED
-            for page in self._bucket.list(place):
-                for path, size, _ in page:
-                    digest = layout.parse_blob_file(path.rpartition("/")[2], first)
-                    if digest in wanted and sizes[digest] == size:
-                        held.add(digest)
-                pages -= 1
-                if pages <= 0 and len(page) >= self._bucket.page:
-                    complete = False
-                    break
-        if not complete:
-            for digest in wanted - held:
-                self._ask(digest, sizes, places, held)
 
     def _write_source(self, source: BlobSource, stop: threading.Event) -> None:
         digest, size = source.digest, source.size

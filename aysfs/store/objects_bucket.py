@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import obstore
-from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
+from obstore.store import AzureStore, GCSStore, S3Store
 
 from aysfs import __version__
 from aysfs.errors import BadConfig, StoreTrouble
+from aysfs.store.http_request import NotThereError
 from aysfs.store.objects_address import AZURE, GCS, S3, ObjectAddress
 from aysfs.store.objects_config import Configured, configure, host_of
 from aysfs.store.objects_trouble import ERRORS, is_not_there, trouble
@@ -25,7 +26,11 @@ PAGE = 1000  # objects in one answer to a listing
 PART = 8 << 20  # of an upload in parts
 MOST_PARTS = 10_000
 PARTS_AT_ONCE = 4
+SIGNED = timedelta(hours=12)  # what a large blob may take, with all its tries
 _DELETING = 8  # threads, where each object takes a request of its own
+
+
+Client = AzureStore | GCSStore | S3Store
 
 
 class Bounds(NamedTuple):
@@ -37,10 +42,6 @@ class Bounds(NamedTuple):
     whole: float = 3600.0  # a request about a large blob, or a part of it
     tries: int = 3  # after the first one
     trying: float = 40.0  # no try begins later than this
-
-
-class NotThereError(Exception):
-    """The bucket is there, and the object is not."""
 
 
 class Found(NamedTuple):
@@ -66,6 +67,7 @@ class Bucket:
         self.page = PAGE
         self._address = address
         configured, bounds = configure(address), bounds or Bounds()
+        self.is_plain, self.may_sign = configured.is_plain, configured.may_sign
         host = host_of(configured)
         self._where = self.label if host is None else f"{self.label} at {host}"
         self._quick = self._client(configured, bounds, bounds.quick)
@@ -78,6 +80,21 @@ class Bucket:
             result = obstore.get(client, path)
             found = _found(result.meta)
         return found, self._pieces(path, found, result)
+
+    def sign(self, path: str) -> str:
+        """A URL that whoever has it may read the object by: quick, where ``may_sign``."""
+        try:
+            return obstore.sign(self._quick, "GET", path, SIGNED)
+        except ERRORS as error:
+            raise self._trouble(path, error) from error
+
+    def explain(self, path: str) -> StoreTrouble | None:
+        """What is the matter with reading an object, in the store's own words."""
+        try:
+            obstore.get(self._quick, path)
+        except ERRORS as error:
+            return self._trouble(path, error)
+        return None
 
     def head(self, path: str) -> Found | None:
         """What is there under this path, without asking whether the bucket is."""
@@ -175,13 +192,14 @@ class Bucket:
             done += len(piece)
             yield memoryview(piece)
         if done != found.size:
-            raise StoreTrouble(f"{self._at(path)}: {done} bytes came of {found.size}")
+            raise StoreTrouble(f"{self.at(path)}: {done} bytes came of {found.size}")
 
-    def _at(self, path: str) -> str:
+    def at(self, path: str) -> str:
+        """How messages name an object."""
         return f"{self._where}, {path}"
 
     def _trouble(self, path: str, error: Exception) -> StoreTrouble:
-        return trouble(self._at(path), error)
+        return trouble(self.at(path), error)
 
     @contextlib.contextmanager
     def _asking(self, path: str) -> Iterator[None]:
@@ -202,7 +220,7 @@ class Bucket:
         except ERRORS as error:
             raise self._trouble(path, error) from error
 
-    def _client(self, configured: Configured, bounds: Bounds, timeout: float) -> ObjectStore:
+    def _client(self, configured: Configured, bounds: Bounds, timeout: float) -> Client:
         options: dict[str, Any] = {
             "allow_http": configured.is_plain,
             "connect_timeout": timedelta(seconds=bounds.connect),
@@ -227,7 +245,7 @@ class Bucket:
             "prefix": self._address.prefix or None,
         }
         try:
-            client: ObjectStore = _KINDS[self._address.scheme](self._address.bucket, **made)
+            client: Client = _KINDS[self._address.scheme](self._address.bucket, **made)
         except ERRORS as error:  # whose words may hold what it was given
             raise BadConfig(
                 f"{self.label}: its options or credentials cannot be used",

@@ -33,6 +33,13 @@ _MACHINE = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
+# With these a read is more than its URL.
+_UNSIGNABLE = (
+    "AWS_REQUEST_PAYER",
+    "AWS_S3_EXPRESS",
+    "AWS_SERVER_SIDE_ENCRYPTION",
+    "AWS_SKIP_SIGNATURE",
+)
 _CONNECTION = {
     "AccountName": "account_name",
     "AccountKey": "account_key",
@@ -46,6 +53,7 @@ class Configured(NamedTuple):
 
     options: dict[str, str]
     is_plain: bool  # whether the endpoint is http
+    may_sign: bool  # whether a signed URL is all that a read needs, and signing it asks nobody
     authorities: bytes | None  # PEM, trusted besides the system's
 
 
@@ -56,7 +64,12 @@ def configure(address: ObjectAddress, environment: Environment = os.environ) -> 
         made["skip_signature"] = "true"
     endpoint = made.get("base_url" if address.scheme == GCS else "endpoint", "")
     plain = endpoint.startswith("http:")
-    return Configured(made, plain, _authorities(address, environment))
+    # AWS_CA_BUNDLE is trusted by obstore and not by libcurl, which has SSL_CERT_FILE.
+    keys = "access_key_id" in made or bool(environment.get("AWS_ACCESS_KEY_ID"))
+    sign = address.scheme == S3 and keys and not address.is_set("anonymous")
+    sign = sign and not any(environment.get(name) for name in _UNSIGNABLE)
+    sign = sign and (plain or not environment.get("AWS_CA_BUNDLE"))
+    return Configured(made, plain, sign, _authorities(address, environment))
 
 
 # --- S3 ----------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def test_any_text_is_a_bucket_or_refused(scheme: str, rest: str) -> None:
 
 
 def test_keys_of_the_environment_come_before_those_of_a_file(home: dict[str, str]) -> None:
-    options, plain, _ = configured("s3://bucket", home | KEYS)
+    options, plain, *_ = configured("s3://bucket", home | KEYS)
     assert options == {"region": "eu-west-1"}  # obstore reads the environment's keys itself
     assert not plain
 
@@ -119,10 +119,10 @@ def test_an_address_comes_before_the_environment_and_that_before_a_file(
     home: dict[str, str],
 ) -> None:
     said = home | {"AWS_REGION": "here", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
-    options, plain, _ = configured("s3://bucket?profile=far", said)
+    options, plain, *_ = configured("s3://bucket?profile=far", said)
     assert (options["region"], options["endpoint"], plain) == ("here", "http://127.0.0.1:1", True)
     url = "s3://bucket?profile=far&region=there&endpoint=https://h"
-    options, plain, _ = configured(url, said)
+    options, plain, *_ = configured(url, said)
     assert (options["region"], options["endpoint"], plain) == ("there", "https://h", False)
 
 

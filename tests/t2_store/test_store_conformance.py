@@ -1,5 +1,6 @@
 """What every store promises, asked of each of them."""
 
+import contextlib
 import functools
 import io
 import itertools
@@ -122,9 +123,14 @@ def over_http(nginx: Nginx, url: str) -> Store:
     return Served(root, f"{url}/{root.name}")
 
 
-def over_s3(swift: Swift) -> Store:
-    """A bucket of its own for every test, and a prefix in it."""
-    return open_store(f"{swift.bucket(f'store-{next(NUMBERS)}')}/some/where")
+def over_s3(swift: Swift, *, signed: bool) -> Store:
+    """A bucket of its own for every test, and a prefix in it. Unsigned: as without keys at hand."""
+    store = open_store(f"{swift.bucket(f'store-{next(NUMBERS)}')}/some/where")
+    assert isinstance(store, ObjectsStore)
+    assert store._signed is not None
+    if not signed:
+        store._signed = None
+    return store
 
 
 def make(kind: str, root: Path, request: pytest.FixtureRequest) -> Store:
@@ -134,8 +140,8 @@ def make(kind: str, root: Path, request: pytest.FixtureRequest) -> Store:
         nginx: Nginx = request.getfixturevalue("nginx")
         request.getfixturevalue("trusted")
         return over_http(nginx, nginx.url if kind == "http" else nginx.tls_url)
-    if kind == "s3":
-        return over_s3(request.getfixturevalue("s3"))
+    if kind in ("s3", "s3-unsigned"):
+        return over_s3(request.getfixturevalue("s3"), signed=kind == "s3")
     return MAKERS[kind](root)
 
 
@@ -143,9 +149,11 @@ async def _connect(store: Store) -> None:
     """Connections are not the test's: it starts and ends with the same descriptors."""
     await store.lists()
     await store.missing({ABSENT: 3})
+    with contextlib.suppress(BlobMissing):
+        await store.get(ABSENT, 3, Held())
 
 
-@pytest.fixture(params=[*MAKERS, "ssh", "http", "https", "s3"])
+@pytest.fixture(params=[*MAKERS, "ssh", "http", "https", "s3", "s3-unsigned"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     store = make(request.param, tmp_path / "store", request)
     trio.run(_connect, store)

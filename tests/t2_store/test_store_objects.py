@@ -133,7 +133,7 @@ async def test_an_endpoint_that_refuses_is_trouble(
     port = free_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     async with opened("s3://bucket") as store:
-        with pytest.raises(StoreTrouble, match="connection refused") as caught:
+        with pytest.raises(StoreTrouble, match=r"(?i)connection refused") as caught:
             await ask(store)
     judge(caught.value, f"s3://bucket at 127.0.0.1:{port}")
 
@@ -147,7 +147,7 @@ async def test_an_endpoint_that_never_answers_is_trouble(
     with ScriptedServer([HANG]) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         async with opened("s3://bucket") as store:
-            with pytest.raises(StoreTrouble, match="no answer in time"):
+            with pytest.raises(StoreTrouble, match=r"no answer (in time|within)"):
                 await ask(store)
 
 
@@ -202,7 +202,7 @@ async def test_a_failing_server_is_asked_again(s3: Swift) -> None:
 async def test_other_answers_are_trouble(s3: Swift, status: str) -> None:
     with ScriptedServer([answer(b"", status)]) as server:
         async with opened(scripted(server)) as store:
-            with pytest.raises(StoreTrouble, match=f"answered {status[:3]}"):
+            with pytest.raises(StoreTrouble, match=f"(answered|HTTP) {status[:3]}"):
                 await get(store, SMALL)
             with pytest.raises(StoreTrouble, match=f"answered {status[:3]}"):
                 await store.missing({DIGEST: 5})
