@@ -214,7 +214,8 @@ class ObjectsStore:
     async def aclose(self) -> None:
         if self._signed is not None:
             await self._signed.aclose()
-        await trio.lowlevel.checkpoint()  # obstore's connections go with its clients
+        self._bucket.close()
+        await trio.lowlevel.checkpoint()
 
     # --- in the event loop -------------------------------------------------------------------
 

@@ -4,7 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import obstore
 import pytest
+from obstore.store import MemoryStore
 
 from tests.servers import Authority, Nginx, Sshd
 from tests.swift import Swift
@@ -40,7 +42,13 @@ def nginx(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
 
 
 @pytest.fixture(scope="session")
-def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
+def obstore_runtime() -> None:
+    """obstore's threads have descriptors of their own from its first call on."""
+    obstore.list(MemoryStore()).collect()
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory, obstore_runtime: None) -> Iterator[Swift]:
     server = Swift(tmp_path_factory.mktemp("swift")).start()
     yield server
     server.stop()

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from aysfs.store.objects_bucket import Bounds
 from aysfs.store.objects_config import Configured, configure
 from aysfs.store.open import open_store
 from aysfs.store.protocol import Held
+from tests.conftest import same_descriptors
 from tests.servers import ScriptedServer, answer
 
 SECRET = "geheim"
@@ -204,11 +206,15 @@ clouds = pytest.mark.parametrize("scheme", ["gs", "az"])
 
 
 @pytest.fixture(autouse=True)
-def no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, obstore_runtime: None
+) -> Iterator[None]:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GOOGLE_BEARER_TOKEN", SECRET)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "me")
     monkeypatch.setenv("AZURE_STORAGE_KEY", ACCOUNT)
+    with same_descriptors():  # obstore closes connections in a thread of its own
+        yield
 
 
 def at(scheme: str, server: ScriptedServer) -> ObjectsStore:

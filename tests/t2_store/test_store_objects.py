@@ -18,6 +18,7 @@ from aysfs.store.objects import ObjectsStore
 from aysfs.store.objects_address import parse_object_address
 from aysfs.store.objects_bucket import PART, Bounds, Bucket
 from aysfs.store.protocol import BlobSource, Held
+from tests.conftest import same_descriptors
 from tests.servers import CUT, DRIP, HANG, Authority, ScriptedServer, answer, free_port
 from tests.swift import SECRET, Swift
 
@@ -33,6 +34,14 @@ async def opened(url: str, bounds: Bounds = HASTY) -> AsyncIterator[ObjectsStore
     store = ObjectsStore(parse_object_address(url), bounds=bounds)
     yield store
     await store.aclose()
+
+
+@pytest.fixture(autouse=True)
+def no_connections(request: pytest.FixtureRequest) -> Iterator[None]:
+    """obstore closes connections in a thread of its own: in time for the next test."""
+    request.getfixturevalue("swift")
+    with same_descriptors():
+        yield
 
 
 async def get(store: ObjectsStore, data: bytes) -> bytes:
@@ -435,3 +444,11 @@ def test_options_that_obstore_refuses_are_not_repeated(monkeypatch: pytest.Monke
     with pytest.raises(BadConfig) as caught:
         ObjectsStore(parse_object_address("gs://bucket"))
     assert "geheim" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("ask", [READING["get"], READING["lists"]], ids=["get", "lists"])
+async def test_a_store_that_was_closed_says_so(bucket: str, ask: Question) -> None:
+    async with opened(bucket) as store:
+        pass
+    with pytest.raises(StoreTrouble, match="the store was closed"):
+        await ask(store)
