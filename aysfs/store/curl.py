@@ -19,6 +19,7 @@ import pycurl
 import trio
 
 _CLOSING = 1.0  # seconds that a close waits for names that are being looked up
+_TURNS = 8  # in a row before other tasks get one
 CLOSED = -1  # a transfer's end when the loop was closed under it
 
 
@@ -143,12 +144,19 @@ class CurlLoop:
             with trio.CancelScope() as self._scope:
                 self._rings = float("inf")
                 self._set_alarm()
+                turns = 0
                 while transfer.ended is None:
-                    self._asleep = True
-                    await trio.lowlevel.wait_readable(self._epoll)
-                    self._asleep = False
-                    for descriptor, events in self._epoll.poll(0):
+                    ready = self._epoll.poll(0)  # often there already, and then trio is spared
+                    if not ready:
+                        self._asleep = True
+                        await trio.lowlevel.wait_readable(self._epoll)
+                        self._asleep = False
+                        continue
+                    for descriptor, events in ready:
                         self._act(descriptor, _meaning(events))
+                    turns += 1
+                    if turns % _TURNS == 0:
+                        await trio.lowlevel.checkpoint()
         except trio.ClosedResourceError:
             pass  # by ``close``, which has ended the transfer
         finally:
