@@ -15,7 +15,7 @@ from aysfs.store.http_client import HttpClient
 from aysfs.store.http_request import Bounds, Streamed
 from aysfs.store.protocol import Sink
 
-FULL = 1 << 20
+FULL = 2 << 20  # 1 GiB: 1 and 4 MiB were as fast; each large blob under way holds twice this
 
 
 async def pour(
@@ -98,8 +98,8 @@ class _Pipe:
                 self._go_on()
 
     def _write(self, pieces: list[bytes]) -> None:
-        for piece in pieces:
-            self._gate.write(piece)
+        # libcurl gives 16 KiB at a time: as one they cost one lock, one hash and one write.
+        self._gate.write(b"".join(pieces))
 
     def pause(self, handle: Any) -> int:
         """Hold the transfer until there is room; what its callback must answer."""
