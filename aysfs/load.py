@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 import trio
 
-from aysfs.errors import BadList, ListMissing, StoreTrouble
+from aysfs.errors import BadConfig, BadList, ListMissing, StoreTrouble
 from aysfs.flist import FlistReader
 from aysfs.names import ListRef, ServiceName
 from aysfs.store.protocol import OpenList, Store
@@ -51,7 +51,7 @@ async def load_tree(
 ) -> Loaded:
     """The tree of one or several lists; the first named wins where they clash.
 
-    Raises ListMissing, StoreTrouble or BadList.
+    Raises ListMissing, StoreTrouble or BadList, and BadConfig when a ``base`` shows nothing.
     """
     with ExitStack() as files:
         found: list[OpenList | Path] = []
@@ -106,6 +106,12 @@ def _build_from(opened: list[OpenList], base: bytes | None, mount_point: bytes |
             builder.add(reader, list_base, one.mtime_ns)
     tree = builder.build()
     clashes, outside = tuple(builder.clashes), builder.outside
+    if base is not None and outside and len(tree) == 1 and not builder.named:
+        sources = ", ".join(one.source for one in opened)
+        raise BadConfig(
+            f"{sources}: nothing lies below the base {os.fsdecode(base)}",
+            hint="without --base the list's own base is shown",
+        )
     return Loaded(tree, tuple(lists), clashes, outside, builder.named, builder.implied)
 
 

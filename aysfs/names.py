@@ -27,6 +27,18 @@ class ServiceName(NamedTuple):
         return f"{self.domain}__{self.name}{tag}"
 
 
+def published_names(name: ServiceName, tag: str | None) -> list[ServiceName]:
+    """Under what a list is published: the tag first, so that what is current has it."""
+    return [name] if tag is None else [tagged(name, tag), name]
+
+
+def tagged(name: ServiceName, tag: str) -> ServiceName:
+    """The name under a tag; BadName for a bad tag, or a name that has one."""
+    if name.tag is not None:
+        raise BadName(f"`{name}` has a tag already", hint="name the service without `@`")
+    return parse_name(f"{name}@{tag}")
+
+
 ListRef = ServiceName | Path
 """A service of a store, or a list file on this host."""
 

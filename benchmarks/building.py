@@ -21,6 +21,7 @@ from aysfs.build.container import Container, Docker, Mounted
 from aysfs.errors import AysfsError
 from aysfs.names import parse_name
 from aysfs.publish.stream import TarTree, publish_list, put_missing
+from aysfs.store.claims import Claim
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.protocol import BlobSource
 from benchmarks import host
@@ -103,15 +104,15 @@ def build_again() -> float:
 
 async def build(container: Container, path: str, store: Path) -> None:
     """What `aysfs build` does once its container has done its work."""
-    stores = [DirectoryStore(store, create=True)]
+    claims = [Claim(DirectoryStore(store, create=True))]
 
     def put(batch: list[BlobSource]) -> None:
-        trio.from_thread.run(put_missing, stores, batch)
+        trio.from_thread.run(put_missing, claims, batch)
 
     tree = TarTree(put)
     await trio.to_thread.run_sync(capture, container, path, tree, print)
     header, entries = await trio.to_thread.run_sync(tree.finish)
-    await publish_list(stores, parse_name("bench__build"), header, entries)
+    await publish_list(claims, parse_name("bench__build"), header, entries)
 
 
 def peak() -> float:

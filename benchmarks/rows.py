@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import building, host, web
+from benchmarks import building, host, upkeep, web
 from benchmarks.host import (
     ALL_PATHS,
     FILE_PATHS,
@@ -96,6 +96,18 @@ def verify() -> Measured:
 
 def build_memory() -> Measured:
     return Measured(building.built().peak)
+
+
+# --- upkeep ------------------------------------------------------------------------------
+
+
+def gc_million() -> Measured:
+    ran = upkeep.dry_run()
+    return Measured(ran.seconds, f"{ran.cpu:.1f} s of CPU, page cache cold")
+
+
+def gc_memory() -> Measured:
+    return Measured(upkeep.dry_run().peak)
 
 
 # --- mounting ----------------------------------------------------------------------------
@@ -323,6 +335,8 @@ ROWS = (
     Row("build_again", "build, nothing changed", 2.0, "s", build_again),
     Row("verify", "verify 60k entries in a container, against md5sum", 3.0, "x", verify),
     Row("build_memory", "builder memory, 60k entries", 150.0, "MiB", build_memory),
+    Row("gc", "store gc --dry-run, 1M blobs and 100 lists", 60.0, "s", gc_million),
+    Row("gc_memory", "memory of that gc", 300.0, "MiB", gc_memory),
     Row("ready", "list parsed and mount ready, 60k entries", 1.0, "s", ready),
     Row("ready_million", "list parsed and mount ready, 1M entries", 12.0, "s", ready_million),
     Row("memory", "daemon memory, 60k entries", 90.0, "MiB", memory),

@@ -35,7 +35,7 @@ def test_redis_answers_ping_and_keeps_what_it_is_given(site: Site, point: Path) 
         assert (data / "dump.rdb").stat().st_size > 0
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(30)
 
 
 def test_nginx_serves_a_page(site: Site, point: Path) -> None:
@@ -73,7 +73,7 @@ def test_portal_is_exactly_what_its_repository_has(site: Site, point: Path, tmp_
 
 def wait_for_answer(*client: object) -> None:
     """Ask until the server answers."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     ping = [*map(str, client), "ping"]
     while subprocess.run(ping, capture_output=True, check=False).stdout != b"PONG\n":
         assert time.monotonic() < end

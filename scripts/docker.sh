@@ -34,7 +34,9 @@ command -v docker >/dev/null && command -v dockerd >/dev/null ||
 if ! pgrep -x dockerd >/dev/null; then
     log=$(mktemp "${TMPDIR:-/tmp}/aysfs-dockerd-XXXXXX.log")
     say "starting dockerd, which says the rest in $log"
-    as_root setsid dockerd >"$log" 2>&1 </dev/null &
+    # The parentheses keep our own output out of it: who reads that waits for the end of all
+    # that has it open.
+    (as_root setsid dockerd) >"$log" 2>&1 </dev/null &
 fi
 
 end=$(($(date +%s) + WAIT))

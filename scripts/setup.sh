@@ -48,10 +48,10 @@ install_packages() {
     done
     [ -n "$missing" ] || return 0
     say "installing$missing"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 update -q >&2
     # shellcheck disable=SC2086 # a list of words
     as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -q -y --no-install-recommends $missing >&2
+        apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends $missing >&2
 }
 
 packages="attr ca-certificates fuse3 gcc libc6-dev libcap2-bin libfuse3-dev mount openssh-client pkg-config util-linux"

@@ -17,7 +17,9 @@ import gc
 import inspect
 import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,31 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.cancelling")
 
 ALLOWED_SKIPS: tuple[str, ...] = ()  # regular expressions, matched against the whole reason
 
 TEST_TIMEOUT = 60.0  # seconds an async test may take
-HANG_TIMEOUT = 300.0  # seconds after which any test is hopeless
+THREADS_END = 10.0  # seconds for what threads do that nobody waits for
+HANG_TIMEOUT = 900.0  # seconds after which any test is hopeless; one may make an image first
+
+# The servers of tests are on loopback, where a proxy that this host has does not lead.
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1")))
+
+# useradd, sshd and dockerd are where the PATH of an ordinary user does not lead.
+os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+# A runner that a shell put in the background ignores these, and so would every command of ours.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# No bound of time on one example, which a busy machine passes, and the same examples each time:
+# what is red is red again. tests/fuzz looks for others.
+settings.register_profile("aysfs", deadline=None, derandomize=True)
+settings.load_profile("aysfs")
 
 SUSPICIOUS = re.compile(r"\b(error|warning|traceback|exception)\b", re.IGNORECASE)
 EXPECTED = pytest.StashKey[list[re.Pattern[str]]]()
@@ -179,6 +199,25 @@ def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)
 
 
+@pytest.fixture
+def mock_clock() -> trio.testing.MockClock:
+    """Time that passes only when the test says so."""
+    return trio.testing.MockClock()
+
+
+def next_tick(path: Path) -> None:
+    """Wait until a change of a file is dated later than this one was changed last.
+
+    Files are dated by a clock that ticks every few milliseconds; what happens within one tick
+    has one date.
+    """
+    probe = path.with_name(f"{path.name}.tick")
+    probe.touch()
+    while probe.stat().st_ctime_ns <= path.lstat().st_ctime_ns:
+        os.utime(probe)
+    probe.unlink()
+
+
 # --- what a test may not leave behind ----------------------------------------------------
 
 
@@ -252,11 +291,16 @@ def open_descriptors() -> dict[int, str]:
 
 @pytest.fixture
 def no_leaks() -> Iterator[None]:
-    """The test must end with the descriptors that it began with."""
+    """The test must end with the descriptors that it began with.
+
+    A thread that a cancelled call gave up closes its own when it gets there.
+    """
     before = open_descriptors()
     yield
     gc.collect()
-    after = open_descriptors()
+    end = time.monotonic() + THREADS_END
+    while (after := open_descriptors()).keys() != before.keys() and time.monotonic() < end:
+        os.sched_yield()
     opened = [f"{fd} -> {after[fd]}" for fd in sorted(after.keys() - before.keys())]
     closed = [f"{fd} -> {before[fd]}" for fd in sorted(before.keys() - after.keys())]
     assert not opened, f"left open: {opened}"

@@ -6,8 +6,8 @@ of the test, except what is dear: Docker itself and the base image stay for late
 
 import contextlib
 import fcntl
-import getpass
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -22,7 +22,7 @@ from aysfs.build.container import Docker
 
 BASE_IMAGE = "aysfs-test/base:1"
 RELEASE = "bookworm"
-PATIENCE = 30.0  # seconds for a server to answer
+PATIENCE = 60.0  # seconds for a server to answer
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SBIN = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
@@ -33,7 +33,7 @@ def run(*command: object, **more: str) -> str:
     """Run a command that must succeed; its standard output."""
     words = [str(word) for word in command]
     env = {**os.environ, "PATH": _SBIN, **more}
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -118,7 +118,7 @@ def _make_base_image() -> None:
                 ["docker", "import", "--change", 'CMD ["/bin/sh"]', "-", BASE_IMAGE],
                 stdin=tar.stdout,
                 stdout=subprocess.DEVNULL,
-                timeout=120,
+                timeout=300,
                 check=True,
             )
         assert tar.returncode == 0
@@ -207,7 +207,7 @@ class Sshd:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.host = "127.0.0.1"
-        self.login = getpass.getuser()
+        self.login = pwd.getpwuid(os.getuid()).pw_name  # whatever $USER says
         self.port = free_port()
         self.key = folder / "id"
         self.known_hosts = folder / "known_hosts"

@@ -26,7 +26,7 @@ Say = Callable[[bytes], None]
 LOCAL = "unix:///var/run/docker.sock"
 TIMEOUT = 60  # seconds for an answer of Docker itself; what runs in a container may take longer
 _KILLED = 137  # the exit code of SIGKILL: of the command alone, or of the whole container,
-_DYING = 1.0  # which Docker says to run for a moment after the last of it has died
+_DYING = 5.0  # which Docker says to run for a moment after the last of it has died
 LABEL = "aysfs.build"  # marks our containers with the service they are for
 _START_HINT = "is Docker running, and may this user use it?"
 

@@ -38,6 +38,7 @@ from aysfs.flist.entry import Entry, Header
 from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName
 from aysfs.publish.stream import TarTree, publish_list, put_missing
+from aysfs.store.claims import Claim
 from aysfs.store.protocol import BlobSource, Store
 
 T = TypeVar("T")
@@ -112,6 +113,7 @@ class Job:
         self._needs = needs
         self._log = workshop.folder / "log" / f"{template.name}.log"
         self._echo = workshop.echo
+        self._claims = [Claim(store, waiting=self._say) for store in workshop.stores]
         self._containers: list[Container] = []  # that of the build first
         self._scope: trio.CancelScope | None = None  # what the stores do for us now
         self._makes = False  # what is made from here on has to be removed
@@ -169,8 +171,8 @@ class Job:
             if self._workshop.prove is not None:
                 self._workshop.prove(self._server, image, self._template, file, log, self._own)
         with log.step(f"publish {self._name}"):
-            stores = self._workshop.stores
-            self._await(publish_list, stores, self._name, header, entries)
+            self._await(publish_list, self._claims, self._name, header, entries)
+            self._await(self.let_go)
         record = Record(
             service=str(self._name),
             inputs=inputs,
@@ -184,6 +186,7 @@ class Job:
             verified=self._workshop.prove is not None,
         )
         try:
+            stores = self._workshop.stores
             self._await(write_notes, stores, record_note(self._name), record.to_json())
         except StoreTrouble as error:
             error.hint = "the list is published; it has no record, and the next build starts anew"
@@ -263,7 +266,7 @@ class Job:
         return first if all(one == first for one in found) else None
 
     def _put(self, batch: list[BlobSource]) -> None:
-        self._await(put_missing, self._workshop.stores, batch)
+        self._await(put_missing, self._claims, batch)
 
     def _keep_log(self) -> None:
         """A copy in the stores. One that takes none has the build all the same."""
@@ -282,6 +285,11 @@ class Job:
         self._over.set()
         if self._scope is not None:
             self._scope.cancel()
+
+    async def let_go(self) -> None:
+        """In the event loop: what was put into the stores is not counted on any more."""
+        for claim in self._claims:
+            await claim.aclose()
 
     def clean_up(self) -> None:
         """Remove the containers; with ``debug`` they stay, unless the build was interrupted.

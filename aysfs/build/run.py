@@ -74,6 +74,7 @@ async def _build_one(
         job.stop()
         with trio.CancelScope(shield=True), trio.move_on_after(_CLEAN_UP):
             await trio.to_thread.run_sync(job.clean_up, abandon_on_cancel=True)
+            await job.let_go()
 
 
 def _next(

@@ -24,7 +24,7 @@ SOCKET = "/var/run/docker.sock"
 PATIENCE = 40.0  # seconds until Docker answers through ssh
 CONNECT = 20  # seconds until the server's sshd does
 ALIVE, ALIVE_COUNT = 15, 3  # a server that is silent for as many times as many seconds is gone
-_ENDING = 5.0  # seconds that ssh is given to end by itself
+_ENDING = 5.0  # seconds that ssh is given to end: told to, or by itself when it lost the server
 _LONGEST = 90  # bytes of a socket's path; the kernel takes 107, and ssh adds to it
 _KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")  # a person's own, as ssh looks for them
 
@@ -67,7 +67,7 @@ def open_server(
             try:
                 yield engine
             except ServerTrouble as trouble:
-                if forward.has_ended(within=1.0):
+                if forward.has_ended(within=_ENDING):
                     raise ServerTrouble(
                         f"build server {name} is gone: {forward.last_words()}"
                     ) from trouble

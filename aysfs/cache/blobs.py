@@ -160,13 +160,12 @@ class Cache:
         stamp.apply(descriptor, digest)
         # Not the writer's: a file that anybody holds open for writing cannot be executed.
         reader = os.open(tmp, os.O_RDONLY | os.O_CLOEXEC)
-        self.usage.commit(size)  # before it can be seen, evicted and counted as freed
         try:
             self._rename(tmp, digest)
         except OSError:
             os.close(reader)
-            self.usage.withdraw(size)
             raise
+        self.usage.commit(size)
         return reader
 
     def _new_name(self) -> str:
@@ -251,7 +250,7 @@ class Insertion:
             raise _translated(error, cache.root) from error
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes; Corrupt as soon as there are more than the blob has."""
+        """Take the next bytes; Corrupt as soon as they cannot be, or are not, the blob."""
         with self._lock:
             if self._descriptor is None:
                 raise Corrupt(f"blob {self._digest.hex()}: its fetch was given up")
@@ -259,8 +258,23 @@ class Insertion:
             if self.progress > self._size:
                 raise Corrupt(f"blob {self._digest.hex()}: more than its {self._size} bytes")
             self._hasher.update(data)
+            if self.progress == self._size:
+                self._verify()
             try:
                 _write_all(self._descriptor, data)
+            except OSError as error:
+                raise _translated(error, self._cache.root) from error
+
+    def restart(self) -> None:
+        """Begin again with the first byte."""
+        with self._lock:
+            if self._descriptor is None:
+                raise Corrupt(f"blob {self._digest.hex()}: its fetch was given up")
+            self.progress = 0
+            self._hasher = digests.hasher()
+            try:
+                os.lseek(self._descriptor, 0, os.SEEK_SET)
+                os.ftruncate(self._descriptor, 0)
             except OSError as error:
                 raise _translated(error, self._cache.root) from error
 
@@ -272,15 +286,18 @@ class Insertion:
         with self._lock:
             if self._descriptor is None:
                 raise Corrupt(f"blob {self._digest.hex()}: its fetch was given up")
-            if self.progress != self._size or self._hasher.digest() != self._digest:
-                got = f"{self.progress} of {self._size} bytes"
-                raise Corrupt(f"blob {self._digest.hex()}: wrong bytes ({got})")
+            self._verify()
             try:
                 reader = self._cache.place(self._descriptor, self._tmp, self._digest, self._size)
             except OSError as error:
                 raise _translated(error, self._cache.root) from error
             self._close()
             return reader
+
+    def _verify(self) -> None:
+        if self.progress != self._size or self._hasher.digest() != self._digest:
+            got = f"{self.progress} of {self._size} bytes"
+            raise Corrupt(f"blob {self._digest.hex()}: wrong bytes ({got})")
 
     def abort(self) -> None:
         """Forget everything; harmless after ``commit`` and from any thread."""

@@ -37,17 +37,18 @@ def make_room(cache: Cache, wanted: int) -> Evicted:
     with _one_at_a_time(cache):
         done = Evicted()
         while True:
-            full, before = cache.usage.excess(wanted) > 0, done.blobs
-            if full:
+            is_all, before = False, done.blobs
+            if cache.usage.excess(wanted) > 0:
                 if not cache.usage.can_ever_fit(wanted):
                     raise NoSpace(f"{wanted} bytes can never fit into the cache or on its disk")
                 cache.recount()
-                done = _evict(cache, sorted(cache.scan()), wanted, done)
+                done, is_all = _evict(cache, sorted(cache.scan()), wanted, done)
             try:
                 cache.usage.reserve(wanted)
             except NoSpace:
-                # A download that found room without asking us may have taken what we made.
-                if full and done.blobs == before:
+                # A download that found room without asking us may have taken what we made, or
+                # what the recount showed to be there.
+                if is_all and done.blobs == before:
                     raise
             else:
                 return done
@@ -67,21 +68,22 @@ def shrink(cache: Cache, size: int) -> Evicted:
         return done
 
 
-def _evict(cache: Cache, found: list[Stored], wanted: int, done: Evicted) -> Evicted:
+def _evict(cache: Cache, found: list[Stored], wanted: int, done: Evicted) -> tuple[Evicted, bool]:
+    """Evict what is needed; what was done so far, and whether that is all that could be."""
     goal = done.size + cache.usage.excess(wanted)
     hot = []
     for stored in found:
         if done.size >= goal:
-            return done
+            return done, False
         if _in_page_cache(cache.path(stored.digest)):
             hot.append(stored)
         else:
             done = _drop(cache, stored, done)
     for stored in hot:
         if done.size >= goal or not cache.usage.excess(wanted):
-            break
+            return done, False
         done = _drop(cache, stored, done)
-    return done
+    return done, True
 
 
 def _drop(cache: Cache, stored: Stored, done: Evicted) -> Evicted:

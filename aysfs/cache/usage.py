@@ -92,16 +92,14 @@ class Usage:
                 self._write(self._share)
 
     def commit(self, size: int) -> None:
-        """Reserved room becomes an object's. Called before the rename."""
+        """Reserved room became an object's.
+
+        Called after the rename: what is settled before a scan finds it, a recount would lose, and
+        the bound with it. One that is evicted before this call may count until the next recount.
+        """
         with self._mine:
             self._pending -= on_disk(size)
             self._settling += on_disk(size)
-
-    def withdraw(self, size: int) -> None:
-        """Take a ``commit`` back: the rename failed, and the room is reserved as before."""
-        with self._mine:
-            self._settling -= on_disk(size)
-            self._pending += on_disk(size)
 
     def freed(self, size: int) -> None:
         """An object's blocks are free again."""

@@ -52,7 +52,7 @@ def build_command(
     What it depends on is built before it. A build whose inputs have not changed is skipped.
     """
     end_as_interrupted()
-    settings = load_settings(stores[0] if stores else None, cache)
+    settings = load_settings(stores, cache)
     options = Options(force, debug, image_build, image_push, network=network)
     request = BuildRequest(names, hosts, stores, templates, options, not no_verify, as_json)
     report(build(settings, request), as_json=as_json)

@@ -7,7 +7,7 @@ key ``x`` of the TOML files.
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -23,6 +23,8 @@ from aysfs.names import DEFAULT_DOMAIN, ListRef, parse_name
 SYSTEM_FILE = Path("/etc/aysfs/config.toml")
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_AGE = re.compile(r"(\d+)\s*(|s|m|min|h|d|w)", re.IGNORECASE)
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 P = ParamSpec("P")
@@ -33,7 +35,7 @@ R = TypeVar("R")
 class Settings:
     """What a command works with. Paths are absolute."""
 
-    store: str = field(repr=False)  # its URL may hold a password
+    store: tuple[str, ...] = field(repr=False)  # URLs, which may hold a password
     cache: Path
     runtime: Path
     logs: Path
@@ -45,6 +47,7 @@ class Settings:
     cache_size: int = Limits().size
     keep_free: int = Limits().keep_free
     deadline: float = DEADLINE
+    store_is_given: bool = False  # on the command line, where it may be mistyped
 
     @property
     def limits(self) -> Limits:
@@ -58,17 +61,21 @@ class Settings:
         return parse_name(text, self.default_domain)
 
 
-def load_settings(store: str | None = None, cache: str | None = None) -> Settings:
+KEYS = set(Settings.__dataclass_fields__) - {"store_is_given"}
+"""What a file or the environment may set."""
+
+
+def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settings:
     """The settings of this process; BadConfig names the file, key and what is wrong."""
     system = _read(SYSTEM_FILE)
     user = _read(_user_file())
     known = {**_defaults(), **system, **user, **_environment()}
-    if store is not None:
-        known["store"] = (store, "--store")
+    if store:
+        known["store"] = (list(store), "--store")
     if cache is not None:
         known["cache"] = (cache, "--cache")
     return Settings(
-        store=store_url(_text(known, "store")),
+        store=_stores(known, "store"),
         cache=_path(known, "cache"),
         runtime=_path(known, "runtime"),
         logs=_path(known, "logs"),
@@ -80,6 +87,7 @@ def load_settings(store: str | None = None, cache: str | None = None) -> Setting
         cache_size=_size(known, "cache_size"),
         keep_free=_size(known, "keep_free"),
         deadline=_seconds(known, "deadline"),
+        store_is_given=bool(store),
     )
 
 
@@ -88,10 +96,12 @@ def settings_options(
 ) -> Callable[..., R]:
     """``--store`` and ``--cache`` for a command, which gets the Settings as first argument."""
 
-    @click.option("--store", metavar="URL", help="The store (AYSFS_STORE).")
+    @click.option(
+        "--store", multiple=True, metavar="URL", help="A store (AYSFS_STORE); repeatable."
+    )
     @click.option("--cache", metavar="DIR", help="The cache directory (AYSFS_CACHE).")
     @wraps(command)
-    def wrapper(store: str | None, cache: str | None, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(store: tuple[str, ...], cache: str | None, *args: P.args, **kwargs: P.kwargs) -> R:
         return command(load_settings(store, cache), *args, **kwargs)
 
     return wrapper
@@ -153,16 +163,16 @@ def _read(path: Path) -> Known:
         raise BadConfig(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path}: {error}") from error
-    unknown = sorted(set(values) - set(Settings.__dataclass_fields__))
+    unknown = sorted(set(values) - KEYS)
     if unknown:
-        known = ", ".join(sorted(Settings.__dataclass_fields__))
+        known = ", ".join(sorted(KEYS))
         raise BadConfig(f"{path}: no such setting `{unknown[0]}`", hint=f"known: {known}")
     return {name: (value, str(path)) for name, value in values.items()}
 
 
 def _environment() -> Known:
     found: Known = {}
-    for name in Settings.__dataclass_fields__:
+    for name in KEYS:
         variable = f"AYSFS_{name.upper()}"
         if os.environ.get(variable):
             found[name] = (os.environ[variable], variable)
@@ -189,6 +199,17 @@ def _domain(known: Known, name: str) -> str:
 
 def _path(known: Known, name: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(_text(known, name))))
+
+
+def _stores(known: Known, name: str) -> tuple[str, ...]:
+    """A list of stores, or a text with `,` between them; in the order in which they are asked."""
+    value, where = known[name]
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not parts or not all(isinstance(p, str) for p in parts):
+        raise BadConfig(f"{where}: `{name}` must be a store or a list of them")
+    if not all(parts):
+        raise BadConfig(f"{where}: `{name}` names an empty store")
+    return tuple(dict.fromkeys(map(store_url, parts)))
 
 
 def _paths(known: Known, name: str) -> tuple[Path, ...]:
@@ -228,6 +249,14 @@ def parse_size(value: object, what: str) -> int:
     if match is None:
         raise BadConfig(f"{what} must be a size such as 20G, not {value!r}")
     return int(match[1]) << _UNITS[match[2].lower()]
+
+
+def parse_age(text: str, what: str) -> float:
+    """Seconds from ``24h``, ``30 min``, ``7d`` or a plain number; BadConfig names ``what``."""
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        raise BadConfig(f"{what} must be an age such as 24h or 7d, not {text!r}")
+    return float(match[1]) * _SECONDS[match[2].lower()]
 
 
 def _size(known: Known, name: str) -> int:

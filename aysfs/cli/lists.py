@@ -28,7 +28,7 @@ from aysfs.flist import (
     write_flist,
 )
 from aysfs.load import Loaded
-from aysfs.store.open import open_store
+from aysfs.store.open import open_stores
 
 _SHOWN = {"added": "+", "removed": "-", "changed": "~"}
 
@@ -102,7 +102,7 @@ async def _header(settings: Settings, name: str) -> Header:
     if isinstance(ref, Path):
         file: BinaryIO = open(ref, "rb")  # noqa: ASYNC230, SIM115 - a local list, closed below
     else:
-        store = open_store(settings.store, namespace=settings.namespace)
+        store = open_stores(settings.store, namespace=settings.namespace)
         try:
             file = (await store.open_list(ref)).file
         finally:

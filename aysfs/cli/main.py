@@ -31,6 +31,7 @@ COMMANDS = {
     "fetch": ("reading", "Bring files into the cache ahead of need."),
     "unpack": ("reading", "Write a service as ordinary files."),
     "flist": ("lists", "Check, convert and compare lists."),
+    "store": ("stores", "Look after a store: check, gc, copy, tags."),
     "cache": ("caching", "Look after the cache of this host."),
     "completion": ("completion", "Print shell completion for bash, zsh or fish."),
 }

@@ -73,6 +73,7 @@ def mount_command(
         runtime=str(settings.runtime),
         log=str(log),
         namespace=settings.namespace,
+        source=",".join(names),
         base=base,
         engine=engine,
         allow_other=allow_other or allowed,
@@ -184,6 +185,12 @@ def _show(answer: Answer) -> None:
         f" {size_text(numbers['fetched_bytes'])} fetched, {numbers['failures']} failed,"
         f" {numbers['open_files']} open"
     )
+    resting = answer["resting"]
+    assert isinstance(resting, list)
+    for one in resting:
+        click.echo(
+            f"  left alone for {one['seconds']} s: {_escaped(one['store'])}: {_escaped(one['why'])}"
+        )
     flights = answer["in_flight"]
     assert isinstance(flights, list)
     for flight in flights[:10]:

@@ -32,14 +32,18 @@ class PhaseMeter(Protocol):
     def __call__(self, phase: str, done: int, total: int, /) -> None: ...
 
 
+Shown = Callable[[float], str]
+"""How much of a phase is written: as a size, or as a number."""
+
+
 @contextmanager
-def phases(what: str) -> Iterator[PhaseMeter]:
+def phases(what: str, shown: Shown = size_text) -> Iterator[PhaseMeter]:
     """As ``progress``, for work that is several phases of known sizes, one after the other."""
     if sys.stderr.isatty():
-        with _phase_bar(what) as meter:
+        with _phase_bar(what, shown) as meter:
             yield meter
     else:
-        yield _phase_lines(what)
+        yield _phase_lines(what, shown)
 
 
 @contextmanager
@@ -67,12 +71,12 @@ def _now_and_then(every: float, start: float) -> Callable[[], bool]:
     return due
 
 
-def _phase_lines(what: str) -> PhaseMeter:
+def _phase_lines(what: str, shown: Shown) -> PhaseMeter:
     due = _now_and_then(_PLAIN_EVERY, time.monotonic())
 
     def meter(phase: str, done: int, total: int, /) -> None:
         if due():
-            note(f"{what}: {phase} {size_text(done)} of {size_text(total)}")
+            note(f"{what}: {phase} {shown(done)} of {shown(total)}")
 
     return meter
 
@@ -109,7 +113,7 @@ def _bar(what: str, total: int | None) -> Iterator[Meter]:
 
 
 @contextmanager
-def _phase_bar(what: str) -> Iterator[PhaseMeter]:
+def _phase_bar(what: str, shown: Shown) -> Iterator[PhaseMeter]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -122,7 +126,7 @@ def _phase_bar(what: str) -> Iterator[PhaseMeter]:
 
         def meter(phase: str, done: int, total: int, /) -> None:
             if due() or done == total:
-                size = f"{phase} {size_text(done)} of {size_text(total)}"
+                size = f"{phase} {shown(done)} of {shown(total)}"
                 bar.update(task, completed=done, total=total, size=size)
 
         yield meter

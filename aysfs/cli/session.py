@@ -16,7 +16,8 @@ from aysfs.cli.config import Settings
 from aysfs.cli.render import note
 from aysfs.errors import StoreTrouble, first_of
 from aysfs.load import Loaded, load_tree
-from aysfs.store.open import open_store
+from aysfs.store.open import open_stores
+from aysfs.store.protocol import Store
 
 T = TypeVar("T")
 
@@ -41,9 +42,23 @@ def end_as_interrupted() -> None:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
+def open_to_write(settings: Settings, urls: Sequence[str], *, given: bool) -> Store:
+    """Stores that are made where they are not there yet, unless a path may be a mistake.
+
+    What stands in a configuration was written once and with care; a path on the command line
+    that is no directory is sooner mistyped than new.
+    """
+    for url in urls:
+        if given and "://" not in url and not os.path.isdir(url):
+            raise StoreTrouble(
+                f"there is no store {url}", hint=f"`aysfs store init {url}` makes one"
+            )
+    return open_stores(urls, namespace=settings.namespace, create=True)
+
+
 async def load(settings: Settings, names: Sequence[str], base: str | None = None) -> Loaded:
     """The tree of these services, within the deadline."""
-    store = open_store(settings.store, namespace=settings.namespace)
+    store = open_stores(settings.store, namespace=settings.namespace)
     try:
         with trio.move_on_after(settings.deadline):
             refs = [settings.ref(name) for name in names]
@@ -64,7 +79,7 @@ async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
         cache = Cache(settings.cache, settings.limits, report=lambda line: note(f"aysfs: {line}"))
         stack.callback(cache.close)
         await trio.to_thread.run_sync(recover, cache)
-        store = open_store(settings.store, namespace=settings.namespace)
+        store = open_stores(settings.store, namespace=settings.namespace)
         stack.push_async_callback(store.aclose)
         fetcher = await stack.enter_async_context(
             open_fetcher(cache, store, deadline=settings.deadline)

@@ -32,13 +32,13 @@ from aysfs.build.template import Template, Templates, shipped
 from aysfs.build.verify import Mount, Verified, tops_of, verify
 from aysfs.cli.config import Settings, docker_address, source_date_epoch, store_url
 from aysfs.cli.render import note
-from aysfs.cli.session import run_async
+from aysfs.cli.session import open_to_write, run_async
 from aysfs.errors import BadName, BadRecipe, Missing, TemplateMissing
 from aysfs.load import Loaded, load_tree
 from aysfs.mount import life
 from aysfs.mount.options import MountOptions
 from aysfs.names import ServiceName
-from aysfs.store.open import open_store
+from aysfs.store.open import open_store, open_stores
 from aysfs.store.protocol import Store
 
 HERE = Path("build")  # templates of the working directory
@@ -149,8 +149,8 @@ async def _stores(settings: Settings, urls: Sequence[str]) -> AsyncIterator[list
     async with AsyncExitStack() as stack:
         found: list[NamedStore] = []
         # A mount opens the address from another working directory.
-        for url in dict.fromkeys(map(store_url, urls or [settings.store])):
-            store = open_store(url, namespace=settings.namespace, create=True)
+        for url in dict.fromkeys(map(store_url, urls or settings.store)):
+            store = open_to_write(settings, [url], given=bool(urls))
             stack.push_async_callback(store.aclose)
             found.append(NamedStore(store, url))
         if not urls:
@@ -181,7 +181,7 @@ async def _record(settings: Settings, name: ServiceName) -> Record | None:
 
 
 async def _note(settings: Settings, note: str) -> bytes:
-    store = open_store(settings.store, namespace=settings.namespace)
+    store = open_stores(settings.store, namespace=settings.namespace)
     try:
         return await store.read_note(note)
     finally:
@@ -235,7 +235,7 @@ def _prove(
     with (
         local(docker_address()) as docker,
         _alone(settings, template.name),
-        _mounted(settings, store, str(file), template.name) as mount,
+        _mounted(settings, (store,), str(file), template.name) as mount,
     ):
         bring_image(server, docker, image, log.say)
         verified = verify(docker, image, mount, template.verify_spec, log, own)
@@ -251,7 +251,9 @@ def _alone(settings: Settings, name: ServiceName) -> contextlib.AbstractContextM
 
 
 @contextlib.contextmanager
-def _mounted(settings: Settings, store: str, ref: str, name: ServiceName) -> Iterator[Mount]:
+def _mounted(
+    settings: Settings, stores: tuple[str, ...], ref: str, name: ServiceName
+) -> Iterator[Mount]:
     """A list mounted in a place of its own, for containers of this host."""
     with tempfile.TemporaryDirectory(
         prefix="aysfs-verify-",
@@ -264,7 +266,7 @@ def _mounted(settings: Settings, store: str, ref: str, name: ServiceName) -> Ite
             MountOptions(
                 services=(ref,),
                 point=str(point),
-                store=store,
+                store=stores,
                 cache=str(settings.cache),
                 runtime=str(settings.runtime),
                 log=str(log),
@@ -276,14 +278,14 @@ def _mounted(settings: Settings, store: str, ref: str, name: ServiceName) -> Ite
             )
         )
         try:
-            loaded = run_async(partial(_load, settings, store, ref))
+            loaded = run_async(partial(_load, settings, stores, ref))
             yield Mount(name, loaded.tree, point, tops_of(loaded))
         finally:
             life.stop(settings.runtime, point)
 
 
-async def _load(settings: Settings, url: str, ref: str) -> Loaded:
-    store = open_store(url, namespace=settings.namespace)
+async def _load(settings: Settings, stores: tuple[str, ...], ref: str) -> Loaded:
+    store = open_stores(stores, namespace=settings.namespace)
     try:
         return await load_tree(store, [settings.ref(ref)])
     finally:

@@ -28,7 +28,8 @@ from aysfs.mount.control import serve_control
 from aysfs.mount.fuse import FuseEngine
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import Claim, find_kernel_mount
-from aysfs.store.open import open_store
+from aysfs.store.chain import Chain
+from aysfs.store.open import open_stores
 from aysfs.store.protocol import Store
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ _READ_AHEAD_KIB = 1024  # the largest request the kernel makes, 256 pages
 _MAX_BACKGROUND = 64
 _GRACE = 5.0  # seconds that requests under way get when the daemon is told to stop
 _FLUSH_EVERY = 60.0
+_LAST_FLUSH = 5.0  # seconds: the disk may have minutes of others' bytes to write, and umount waits
 
 
 class Daemon:
@@ -62,6 +64,11 @@ class Daemon:
             "engine": "fuse",
             "why": "the only engine of this version",
             "store": self.store.label,
+            "resting": [
+                {"store": one.label, "seconds": round(one.rest), "why": one.why}
+                for one in (self.store.states() if isinstance(self.store, Chain) else [])
+                if one.rest
+            ],
             "cache": str(cache.root),
             "cache_used": cache.usage.used,
             "base": os.fsdecode(self.engine.tree.base),
@@ -132,7 +139,7 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
         wrong = await trio.to_thread.run_sync(recover, cache)
         if wrong:
             log.warning("%d cached blobs did not survive the last stop of this host", wrong)
-        store = open_store(options.store, namespace=options.namespace)
+        store = open_stores(options.store, namespace=options.namespace)
         stack.push_async_callback(store.aclose)
         loaded = await _load(store, options)
         _report_clashes(loaded)
@@ -143,7 +150,10 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
         )
         daemon = Daemon(options, store, fetcher, loaded)
         await _session(daemon, claim, ready)
-        await _flush(cache)
+        with trio.move_on_after(_LAST_FLUSH) as scope:
+            await _flush(cache)
+        if scope.cancelled_caught:
+            log.info("left the cache %s before it was flushed: the disk is busy", cache.root)
 
 
 async def _flush(cache: Cache) -> None:
@@ -180,9 +190,10 @@ async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> N
     try:
         pyfuse3.init(daemon.engine, options.point, _fuse_options(options))
     except RuntimeError as error:
+        asked = f" with -o {','.join(options.fuse_options)}" if options.fuse_options else ""
         raise MountFailed(
-            f"{options.point} cannot be mounted",
-            hint="the log has fusermount3's reason; is /dev/fuse there and allowed?",
+            f"{options.point} cannot be mounted{asked}",
+            hint=f"fuse's reason is in {options.log}; is /dev/fuse there and allowed?",
         ) from error
     # While the session runs, whoever unmounts ends it; on the way out we unmount ourselves.
     try:
@@ -201,7 +212,9 @@ async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> N
 
 def _fuse_options(options: MountOptions) -> set[str]:
     """fuse's own options. Without ``dev`` and ``suid`` the kernel refuses both by default."""
-    chosen = {"fsname=aysfs", "subtype=aysfs", "ro", "default_permissions"}
+    # fuse's option parser takes a backslash before what would end the value.
+    source = options.source.replace("\\", "\\\\").replace(",", "\\,")
+    chosen = {f"fsname={source}", "subtype=aysfs", "ro", "default_permissions"}
     chosen |= set(options.fuse_options)
     if not chosen & {"suid"}:
         chosen.add("nosuid")

@@ -195,10 +195,15 @@ class FuseEngine(pyfuse3.Operations):
         generation, directory = self._locate_handle(fh)
         tree = generation.tree
         children = tree.children(directory)
+        # The kernel links what a listing names into the root that all generations share: a
+        # listing of the old root that goes on after a reload would bring the old names back.
+        outdated = directory == ROOT and generation is not self._current
         for at in range(start_id, len(children)):
             node = Node(children[at])
-            name = tree.names[node]
-            if not pyfuse3.readdir_reply(token, name, self._attributes(generation, node), at + 1):
+            attributes = self._attributes(generation, node)
+            if outdated:
+                attributes.entry_timeout = 0
+            if not pyfuse3.readdir_reply(token, tree.names[node], attributes, at + 1):
                 return
             generation.lookups += 1
 

@@ -178,7 +178,8 @@ def unmount_kernel(point: str, *, lazy: bool = False) -> None:
         command = ["umount", "-i", *(["-l"] if lazy else []), point]
     else:
         command = ["fusermount3", "-u", *(["-z"] if lazy else []), point]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "LC_ALL": "C"}  # what is said is read below
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return
     reason = done.stderr.strip().removeprefix("umount: ")

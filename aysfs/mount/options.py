@@ -14,11 +14,12 @@ class MountOptions:
 
     services: tuple[str, ...]
     point: str
-    store: str = field(repr=False)  # its URL may hold a password
+    store: tuple[str, ...] = field(repr=False)  # URLs, which may hold a password
     cache: str
     runtime: str
     log: str
     namespace: str = "dedupe"
+    source: str = "aysfs"  # what the mount table says is mounted: `mount -a` compares it
     base: str | None = None
     engine: str = "fuse"
     allow_other: bool = False
@@ -45,6 +46,6 @@ class MountOptions:
 def from_json(text: str) -> MountOptions:
     """What ``to_json`` wrote."""
     values = json.loads(text)
-    for name in ("services", "fuse_options"):
+    for name in ("services", "store", "fuse_options"):
         values[name] = tuple(values[name])
     return MountOptions(**values)

@@ -1,7 +1,8 @@
 """Publishing a directory: what the store lacks goes there, then a list names it all.
 
 Serves ``aysfs push``. The order is the promise: a list appears only after every blob that it
-names. Knows nothing of caches of blobs, and leaves the reading of files to ``send``.
+names, and while the push's claim on them keeps any gc away (``aysfs.store.claims``). Knows
+nothing of caches of blobs, and leaves the reading of files to ``send``.
 """
 
 import os
@@ -16,10 +17,11 @@ from aysfs.digest import Digest
 from aysfs.errors import AysfsError
 from aysfs.flist.entry import Entry, Header, Kind
 from aysfs.flist.text import write_flist
-from aysfs.names import ServiceName
+from aysfs.names import ServiceName, published_names
 from aysfs.publish.hash_cache import HashCache
 from aysfs.publish.send import Progress, Sender
 from aysfs.publish.walk import FileKey, Found, walk
+from aysfs.store.claims import Claim, Waiting, unheard
 from aysfs.store.protocol import Store
 
 
@@ -46,24 +48,29 @@ async def push(
     store: Store,
     *,
     base: bytes | None = None,
+    tag: str | None = None,
     hash_cache: HashCache | None = None,
     progress: Progress = no_progress,
+    waiting: Waiting = unheard,
 ) -> PushReport:
-    """Publish the directory as ``name``. Paths in the list are below ``base``.
+    """Publish the directory as ``name``, and under ``tag``. Paths in the list are below ``base``.
 
     Without a base it is the directory's own absolute path. The same tree gives the same list.
     """
+    names = published_names(name, tag)
     base = check_base(base) if base is not None else os.fsencode(os.path.abspath(directory))
     found = await trio.to_thread.run_sync(
         walk, os.fsencode(directory), base, abandon_on_cancel=True
     )
     files = [one for one in found if one.entry.kind == Kind.REGULAR]
-    sender = Sender(store, hash_cache, progress)
-    await sender.send(files)
-    if hash_cache is not None:
-        await trio.to_thread.run_sync(hash_cache.save, abandon_on_cancel=True)
-    chunks = list(write_flist(Header(2, base), _entries(found, sender.digests)))
-    await store.put_list(name, chunks)
+    async with Claim(store, waiting=waiting) as claim:
+        sender = Sender(claim, hash_cache, progress)
+        await sender.send(files)
+        if hash_cache is not None:
+            await trio.to_thread.run_sync(hash_cache.save, abandon_on_cancel=True)
+        chunks = list(write_flist(Header(2, base), _entries(found, sender.digests)))
+        for one in names:
+            await claim.publish(one, chunks)
     return _report(name, files, sender, chunks)
 
 

@@ -18,7 +18,8 @@ from aysfs.digest import Digest
 from aysfs.errors import Corrupt
 from aysfs.publish.hash_cache import HashCache
 from aysfs.publish.walk import FileKey, Found, TreeChanged, key_of, unreadable
-from aysfs.store.protocol import BlobSource, Store
+from aysfs.store.claims import Claim
+from aysfs.store.protocol import BlobSource
 
 Batch = list[Found]
 
@@ -54,11 +55,11 @@ class _Read(NamedTuple):
 class Sender:
     """Sends the regular files of one tree. Afterwards ``digests`` has one for each of them."""
 
-    def __init__(self, store: Store, hash_cache: HashCache | None, progress: Progress) -> None:
+    def __init__(self, claim: Claim, hash_cache: HashCache | None, progress: Progress) -> None:
         self.digests: dict[FileKey, Digest] = {}
         self.uploaded_blobs = 0
         self.uploaded_bytes = 0
-        self._store = store
+        self._claim = claim
         self._hash_cache = hash_cache
         self._progress = progress
         self._asked: set[Digest] = set()  # the store has them, or a batch sees to it
@@ -81,7 +82,7 @@ class Sender:
         if not known:
             return
         sizes = {digest: key[2] for key, digest in known.items()}
-        lacking = await self._store.missing(sizes)
+        lacking = await self._claim.missing(sizes)
         self._asked = sizes.keys() - lacking
         if lacking:
             known = {key: digest for key, digest in known.items() if digest not in lacking}
@@ -102,7 +103,7 @@ class Sender:
         fresh = self._take(read, started)
         if not fresh:
             return
-        lacking = await self._store.missing({d: one.source.size for d, one in fresh.items()})
+        lacking = await self._claim.missing({d: one.source.size for d, one in fresh.items()})
         upload = [one for digest, one in fresh.items() if digest in lacking]
         if upload:
             await self._upload(upload)
@@ -123,7 +124,7 @@ class Sender:
     async def _upload(self, upload: Sequence[_Read]) -> None:
         files = [one.file for one in upload]
         try:
-            await self._store.put_many([one.source for one in upload])
+            await self._claim.store.put_many([one.source for one in upload])
         except Corrupt:
             await trio.to_thread.run_sync(_check_unchanged, files)
             raise

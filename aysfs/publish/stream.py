@@ -23,7 +23,8 @@ from aysfs.publish import tar
 from aysfs.publish.batches import HELD, Batches, Filling, Put
 from aysfs.publish.links import FirstNames, is_kept, rdev
 from aysfs.publish.tar import BadTar, Member, Read, TarReader
-from aysfs.store.protocol import BlobSource, Store
+from aysfs.store.claims import Claim
+from aysfs.store.protocol import BlobSource
 
 _KINDS = {
     tar.REGULAR: Kind.REGULAR,
@@ -201,20 +202,20 @@ def _text(path: bytes) -> str:
 # --- to stores, in the event loop --------------------------------------------------------
 
 
-async def put_missing(stores: Sequence[Store], batch: Sequence[BlobSource]) -> None:
+async def put_missing(claims: Sequence[Claim], batch: Sequence[BlobSource]) -> None:
     """Let every store have the blobs of a batch; each is sent only what it lacks."""
     sizes = {one.digest: one.size for one in batch}
 
-    async def send(store: Store) -> None:
-        lacking = await store.missing(sizes)
+    async def send(claim: Claim) -> None:
+        lacking = await claim.missing(sizes)
         if lacking:
-            await store.put_many([one for one in batch if one.digest in lacking])
+            await claim.store.put_many([one for one in batch if one.digest in lacking])
 
-    await _with_each(stores, send)
+    await _with_each(claims, send)
 
 
 async def publish_list(
-    stores: Sequence[Store], name: ServiceName, header: Header, entries: Iterable[Entry]
+    claims: Sequence[Claim], name: ServiceName, header: Header, entries: Iterable[Entry]
 ) -> list[bytes]:
     """Publish the list in every store; its bytes. All blobs must have been put before.
 
@@ -224,22 +225,22 @@ async def publish_list(
         chunks = await trio.to_thread.run_sync(lambda: list(write_flist(header, entries)))
     except BadList as error:
         raise BuildFailed(f"what was built fits no list: {error}") from error
-    await _with_each(stores, _answers)
-    for store in stores:
-        await store.put_list(name, chunks)
+    await _with_each(claims, _answers)
+    for claim in claims:
+        await claim.publish(name, chunks)
     return chunks
 
 
-async def _answers(store: Store) -> None:
-    await store.missing({ZERO: 0})  # any question that has to be asked there
+async def _answers(claim: Claim) -> None:
+    await claim.store.missing({ZERO: 0})  # any question that has to be asked there
 
 
-async def _with_each(stores: Sequence[Store], work: Callable[[Store], Awaitable[None]]) -> None:
+async def _with_each(claims: Sequence[Claim], work: Callable[[Claim], Awaitable[None]]) -> None:
     """Do it with all stores side by side; the first failure ends the others."""
     try:
         async with trio.open_nursery() as nursery:
-            for store in stores:
-                nursery.start_soon(work, store)
+            for claim in claims:
+                nursery.start_soon(work, claim)
     # Not `except*`: Python 3.11.2, Debian's, would wrap what is raised.
     except BaseExceptionGroup as group:
         raise first_of(group) from None

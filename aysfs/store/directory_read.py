@@ -15,10 +15,10 @@ from aysfs.errors import BlobMissing, Corrupt, ListMissing, NoteMissing, StoreTr
 from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.blame import blaming, trouble
-from aysfs.store.protocol import OpenList, Sink
+from aysfs.store.protocol import OpenList, Sink, Stored, Stray
 
 CHUNK = 1 << 20
-NO_ROOT = "is the disk of the store mounted?"
+NO_ROOT = "is the disk of the store mounted? `aysfs store init` makes a new one"
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not hold a thread for ever
 
@@ -69,11 +69,15 @@ class Reader:
         try:
             file = open(path, "rb")  # noqa: SIM115 - the receiver closes it
         except FileNotFoundError:
-            self._check_present()
-            raise ListMissing(f"{self._root} has no list {name}") from None
+            raise self.list_missing(name) from None
         except OSError as error:
             raise trouble(path, error) from error
         return OpenList(file, os.fstat(file.fileno()).st_mtime_ns, path)
+
+    def list_missing(self, name: ServiceName) -> ListMissing:
+        """What to raise for a list that is not there; StoreTrouble where nothing is."""
+        self._check_present()
+        return ListMissing(f"{self._root} has no list {name}")
 
     def lists(self) -> list[ServiceName]:
         """All lists, sorted; foreign files among them are passed over."""
@@ -94,9 +98,39 @@ class Reader:
             raise StoreTrouble(f"{path}: larger than the {layout.NOTE_LIMIT} bytes of a note")
         return data
 
-    def notes(self) -> list[str]:
-        """The names of all notes, sorted."""
-        return sorted(filter(layout.is_note, self._beside_lists()))
+    def notes(self) -> dict[str, int]:
+        """The names of all notes, sorted, and when each was written."""
+        found = {}
+        for name in sorted(filter(layout.is_note, self._beside_lists())):
+            path = self._path(layout.note_path(self._namespace, name))
+            with blaming(path), contextlib.suppress(FileNotFoundError):  # it has just gone
+                found[name] = os.stat(path).st_mtime_ns
+        return found
+
+    def shelf(self, first: int) -> list[Stored]:
+        """The blobs that begin with this byte, in both layouts."""
+        found: list[Stored] = []
+        for relative in layout.shelves(self._namespace, first):
+            for name, status in self._files(relative):
+                digest = layout.parse_blob_file(name, first)
+                if digest is not None:
+                    found.append(Stored(digest, status.st_size, status.st_mtime_ns))
+        if not found:
+            self._check_present()
+        return found
+
+    def strays(self) -> list[Stray]:
+        """What lies at the top and beside the lists, and belongs to neither."""
+        found = [
+            Stray(name, status.st_size, status.st_mtime_ns)
+            for name, status in self._files(self._namespace)
+        ]
+        for name, status in self._files(layout.list_directory(self._namespace)):
+            if layout.is_stray(name):
+                found.append(Stray(f"md/{name}", status.st_size, status.st_mtime_ns))
+        if not found:
+            self._check_present()
+        return found
 
     def close(self) -> None:
         """Let go of the buffers."""
@@ -115,6 +149,19 @@ class Reader:
 
     def _path(self, relative: str) -> str:
         return f"{self._root}/{relative}"
+
+    def _files(self, relative: str) -> Iterator[tuple[str, os.stat_result]]:
+        """The regular files of a directory; none where it is not there.
+
+        In the order of their inodes: a disk whose caches are cold reads them in one direction.
+        """
+        path = self._path(relative)
+        with blaming(path), contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+            for entry in sorted(entries, key=os.DirEntry.inode):
+                with contextlib.suppress(FileNotFoundError):  # it has just gone
+                    status = entry.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        yield entry.name, status
 
     def _open_blob(self, digest: Digest, size: int) -> tuple[int, str]:
         """The blob where a layout has it with this size; Corrupt when only with another."""

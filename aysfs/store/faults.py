@@ -4,7 +4,6 @@ Serve the tests and drills of the floors above, which must survive all of them. 
 what is not spoilt is passed on.
 """
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO
@@ -14,7 +13,7 @@ import trio
 from aysfs.digest import Digest
 from aysfs.errors import StoreTrouble
 from aysfs.names import ServiceName
-from aysfs.store.protocol import BlobSource, OpenList, Sink, Store
+from aysfs.store.protocol import BlobSource, Held, OpenList, Sink, Store, Stored, Stray
 
 
 class Passes:
@@ -48,6 +47,9 @@ class Passes:
     async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
         await self._inner.put_list(name, chunks)
 
+    async def delete_list(self, name: ServiceName) -> None:
+        await self._inner.delete_list(name)
+
     async def lists(self) -> list[ServiceName]:
         return await self._inner.lists()
 
@@ -60,14 +62,26 @@ class Passes:
     async def delete_note(self, name: str) -> None:
         await self._inner.delete_note(name)
 
-    async def notes(self) -> list[str]:
+    async def notes(self) -> dict[str, int]:
         return await self._inner.notes()
+
+    async def shelf(self, first: int) -> list[Stored]:
+        return await self._inner.shelf(first)
+
+    async def delete(self, digests: Sequence[Digest]) -> None:
+        await self._inner.delete(digests)
+
+    async def strays(self) -> list[Stray]:
+        return await self._inner.strays()
+
+    async def delete_strays(self, paths: Sequence[str]) -> None:
+        await self._inner.delete_strays(paths)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
 
     async def _bytes(self, digest: Digest, size: int) -> bytes:
-        held = io.BytesIO()
+        held = Held()
         await self._inner.get(digest, size, held)
         return held.getvalue()
 
@@ -148,6 +162,10 @@ class _Gated(Passes):
         await self._enter("put_list", name)
         await super().put_list(name, chunks)
 
+    async def delete_list(self, name: ServiceName) -> None:
+        await self._enter("delete_list", name)
+        await super().delete_list(name)
+
     async def lists(self) -> list[ServiceName]:
         await self._enter("lists", None)
         return await super().lists()
@@ -164,9 +182,25 @@ class _Gated(Passes):
         await self._enter("delete_note", name)
         await super().delete_note(name)
 
-    async def notes(self) -> list[str]:
+    async def notes(self) -> dict[str, int]:
         await self._enter("notes", None)
         return await super().notes()
+
+    async def shelf(self, first: int) -> list[Stored]:
+        await self._enter("shelf", first)
+        return await super().shelf(first)
+
+    async def delete(self, digests: Sequence[Digest]) -> None:
+        await self._enter("delete", None)
+        await super().delete(digests)
+
+    async def strays(self) -> list[Stray]:
+        await self._enter("strays", None)
+        return await super().strays()
+
+    async def delete_strays(self, paths: Sequence[str]) -> None:
+        await self._enter("delete_strays", None)
+        await super().delete_strays(paths)
 
 
 class FailsOnce(_Gated):

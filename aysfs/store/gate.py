@@ -30,6 +30,12 @@ class Gate:
                 raise _AbandonedError
             self._sink.write(data)
 
+    def restart(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise _AbandonedError
+            self._sink.restart()
+
     def close(self) -> None:
         with self._lock:
             self._closed = True

@@ -5,9 +5,10 @@ for it. Owns which layout is looked in first. All bytes come through the event l
 large blob are hashed and written in a thread (``http_pour``). Such a server takes no writes.
 """
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import BinaryIO, NoReturn
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import BinaryIO, NoReturn, TypeVar
 from urllib.parse import quote
 
 import trio
@@ -24,12 +25,13 @@ from aysfs.errors import (
 from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.http_address import HttpAddress
-from aysfs.store.http_client import CONNECTIONS, HttpClient
+from aysfs.store.http_client import HttpClient
 from aysfs.store.http_listing import names_in
 from aysfs.store.http_pour import pour
 from aysfs.store.http_request import Bounds, Head, Held, NotThereError, OtherSize, Refused, Streamed
-from aysfs.store.protocol import BlobSource, OpenList, Sink
+from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 
+CONNECTIONS = 16
 HELD = 64 << 10  # a blob of at most this size is held in memory until it is whole
 POURED = 1 << 20  # a larger one's bytes go to a thread: their md5 would hold the event loop
 THREADS = 4
@@ -38,6 +40,7 @@ LISTING_LIMIT = 64 << 20
 _FORBIDDEN = 403  # what nginx says of a directory that it has no listing of
 _NO_LISTING = "turn on its listing (nginx: `autoindex on;`), or name the service that you want"
 
+T = TypeVar("T")
 Place = Callable[[str, Digest], str]
 
 
@@ -50,13 +53,14 @@ class HttpStore:
         namespace: str = layout.DEFAULT_NAMESPACE,
         *,
         bounds: Bounds | None = None,
+        connections: int = CONNECTIONS,
     ) -> None:
         layout.check_namespace(namespace)
         self._prefix = f"{address.url}/{quote(namespace)}"
         self._label = str(address)
         self._namespace = namespace
         self._bounds = bounds or Bounds()
-        self._client = HttpClient(address, self._bounds)
+        self._client = HttpClient(address, self._bounds, connections)
         self._limiter = trio.CapacityLimiter(THREADS)
         # The place where the last blob was found is asked first: a store in the old layout
         # costs one request a blob, as any other.
@@ -85,23 +89,12 @@ class HttpStore:
 
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         absent: set[Digest] = set()
-        failed: list[AysfsError] = []
-        todo = iter(blobs.items())
 
-        async def work() -> None:
-            for digest, size in todo:  # shared: taking the next is one step without an await
-                try:
-                    if not await self._holds(digest, size):
-                        absent.add(digest)
-                except AysfsError as error:
-                    failed.append(error)
-                    nursery.cancel_scope.cancel()
+        async def ask(digest: Digest) -> None:
+            if not await self._holds(digest, blobs[digest]):
+                absent.add(digest)
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(CONNECTIONS, len(blobs))):
-                nursery.start_soon(work)
-        if failed:
-            raise failed[0]
+        await _side_by_side(blobs, ask)
         return absent
 
     async def open_list(self, name: ServiceName) -> OpenList:
@@ -136,8 +129,32 @@ class HttpStore:
         except NotThereError:
             raise NoteMissing(f"{self._label} has no note {name}") from None
 
-    async def notes(self) -> list[str]:
-        return sorted(filter(layout.is_note, await self._beside_lists()))
+    async def notes(self) -> dict[str, int]:
+        """As promised, but for claims: their names begin with a dot, which servers do not list."""
+        relative = layout.list_directory(self._namespace)
+        found = await self._look_at(relative, filter(layout.is_note, await self._beside_lists()))
+        return {name: found[name].mtime_ns for name in sorted(found)}
+
+    async def shelf(self, first: int) -> list[Stored]:
+        found = []
+        for relative in layout.shelves(self._namespace, first):
+            digests = {
+                name: layout.parse_blob_file(name, first) for name in await self._in(relative)
+            }
+            heads = await self._look_at(relative, [name for name in digests if digests[name]])
+            for name, head in heads.items():
+                if (digest := digests[name]) is not None:
+                    found.append(Stored(digest, head.size or 0, head.mtime_ns))
+        return found
+
+    async def strays(self) -> list[Stray]:
+        beside = filter(layout.is_stray, await self._beside_lists())
+        top = await self._look_at(self._namespace, await self._in(self._namespace))
+        found = [Stray(name, head.size or 0, head.mtime_ns) for name, head in top.items()]
+        heads = await self._look_at(layout.list_directory(self._namespace), beside)
+        return found + [
+            Stray(f"md/{name}", head.size or 0, head.mtime_ns) for name, head in heads.items()
+        ]
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -161,6 +178,17 @@ class HttpStore:
         layout.check_note(name, b"")
         self._refuse()
 
+    async def delete_list(self, name: ServiceName) -> None:
+        self._refuse()
+
+    async def delete(self, digests: Sequence[Digest]) -> None:
+        self._refuse()
+
+    async def delete_strays(self, paths: Sequence[str]) -> None:
+        layout.check_temporaries(paths)
+        if paths:
+            self._refuse()
+
     def _refuse(self) -> NoReturn:
         raise BadConfig(
             f"{self._label} is a web server, which takes no writes",
@@ -171,7 +199,7 @@ class HttpStore:
 
     def _at(self, relative: str) -> tuple[str, str]:
         """The URL of a file of the store, and how messages name it."""
-        # Nothing below the namespace has a character that needs quoting.
+        # No name of a blob, list or note has a character that needs quoting.
         rest = relative[len(self._namespace) :]
         return self._prefix + rest, f"{self._label}/{relative}"
 
@@ -211,13 +239,16 @@ class HttpStore:
         return bytes(held.data)
 
     async def _beside_lists(self) -> list[str]:
-        """The names in the directory of the lists, as the server lists it."""
-        relative = layout.list_directory(self._namespace) + "/"
-        url, where = self._at(relative)
+        """The names in the directory of the lists."""
+        return await self._in(layout.list_directory(self._namespace))
+
+    async def _in(self, relative: str) -> list[str]:
+        """The names of the files in a directory, as the server lists it."""
+        url, where = self._at(f"{relative}/")
         try:
-            return names_in(await self._small_file(relative, LISTING_LIMIT), url)
+            return names_in(await self._small_file(f"{relative}/", LISTING_LIMIT), url)
         except NotThereError:
-            # "No lists" is only an answer about a namespace that is there.
+            # "Nothing there" is only an answer about a namespace that is there.
             if await self._is_directory(f"{self._namespace}/"):
                 return []
             raise StoreTrouble(
@@ -228,6 +259,19 @@ class HttpStore:
                 error.hint = _NO_LISTING
             raise
 
+    async def _look_at(self, folder: str, names: Iterable[str]) -> dict[str, Head]:
+        """Size and time of files, but for those that have just gone."""
+        found: dict[str, Head] = {}
+
+        async def ask(name: str) -> None:
+            head = Head(*self._at(f"{folder}/{quote(name)}"), self._bounds)
+            with contextlib.suppress(NotThereError):
+                await self._client.perform(head)
+                found[name] = head
+
+        await _side_by_side(names, ask)
+        return found
+
     async def _is_directory(self, relative: str) -> bool:
         try:
             await self._client.perform(Head(*self._at(relative), self._bounds))
@@ -237,6 +281,26 @@ class HttpStore:
             if error.status != _FORBIDDEN:
                 raise
         return True
+
+
+async def _side_by_side(items: Iterable[T], ask: Callable[[T], Awaitable[None]]) -> None:
+    """Ask about each, at most ``CONNECTIONS`` at once; raises the first error."""
+    failed: list[AysfsError] = []
+    todo = iter(items)
+
+    async def work() -> None:
+        for item in todo:  # shared: taking the next is one step without an await
+            try:
+                await ask(item)
+            except AysfsError as error:
+                failed.append(error)
+                nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(CONNECTIONS):
+            nursery.start_soon(work)
+    if failed:
+        raise failed[0]
 
 
 class _Bounded:

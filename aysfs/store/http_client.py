@@ -18,7 +18,6 @@ from aysfs.store.curl import CurlLoop
 from aysfs.store.http_address import HttpAddress
 from aysfs.store.http_request import Bounds, Request
 
-CONNECTIONS = 16
 REDIRECTS = 5
 
 _BUFFER = 256 << 10
@@ -29,13 +28,13 @@ _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.
 class HttpClient:
     """Requests to one server, and to where it redirects."""
 
-    def __init__(self, address: HttpAddress, bounds: Bounds) -> None:
+    def __init__(self, address: HttpAddress, bounds: Bounds, connections: int) -> None:
         self._address = address
         self._bounds = bounds
         self._loop: CurlLoop | None = None  # made on first use, in the process that uses it
-        self._turn = trio.Semaphore(
-            CONNECTIONS, max_value=CONNECTIONS
-        )  # nobody ever waits inside libcurl
+        # Nobody ever waits inside libcurl.
+        self._connections = connections
+        self._turn = trio.Semaphore(connections, max_value=connections)
         self._idle: list[Any] = []
         self._closed = False
         self._authorities = authorities()
@@ -75,7 +74,7 @@ class HttpClient:
 
     async def _perform(self, request: Request) -> None:
         if self._loop is None:
-            self._loop = CurlLoop(CONNECTIONS, self._bounds.idle, self._bounds.slowest)
+            self._loop = CurlLoop(self._connections, self._bounds.idle, self._bounds.slowest)
         handle = self._idle.pop() if self._idle else self._configure(pycurl.Curl())
         try:
             while True:

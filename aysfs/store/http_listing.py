@@ -23,8 +23,9 @@ def _of_json(text: str) -> list[str]:
         return []
     if not isinstance(entries, list):
         return []
-    names = (one.get("name") for one in entries if isinstance(one, dict))
-    return [name for name in names if isinstance(name, str)]
+    files = (one for one in entries if isinstance(one, dict) and one.get("type") != "directory")
+    names = (one.get("name") for one in files)
+    return [name for name in names if isinstance(name, str) and name and "/" not in name]
 
 
 def _of_html(text: str, url: str) -> list[str]:

@@ -16,7 +16,7 @@ import pycurl
 
 from aysfs.errors import AysfsError, Corrupt, StoreTrouble
 from aysfs.store.curl import CLOSED, Ended
-from aysfs.store.protocol import Sink
+from aysfs.store.protocol import Writes
 
 ERROR_PAGE = 16 << 10  # bytes of a refusal that are read to keep its connection
 PROGRESS = 1 << 20  # a try that brings so many bytes does not count
@@ -183,7 +183,7 @@ class Streamed(Request):
         where: str,
         bounds: Bounds,
         size: int | None,
-        sink: Sink,
+        sink: Writes,
         rewind: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(url, where, bounds)
@@ -303,13 +303,15 @@ class Streamed(Request):
 
 
 class Head(Request):
-    """Whether something is there, and its size; ``size`` is None where the server gives none."""
+    """Whether something is there, its size and time; None or the epoch where none is given."""
 
     size: int | None = None
+    mtime_ns = 0
 
     def prepare(self, easy: Any) -> None:
         easy.setopt(pycurl.URL, self.url)
         easy.setopt(pycurl.NOBODY, True)
+        easy.setopt(pycurl.OPT_FILETIME, True)
 
     def judge(self, easy: Any, ended: Ended) -> float | None:
         if ended.code:
@@ -319,6 +321,7 @@ class Head(Request):
             return self._status(easy, status)
         length = easy.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD_T)
         self.size = length if length >= 0 else None
+        self.mtime_ns = max(0, easy.getinfo(pycurl.INFO_FILETIME)) * 1_000_000_000
         return None
 
 

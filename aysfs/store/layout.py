@@ -4,6 +4,7 @@ Owns the names of blobs and lists below a store's root. Pure: no I/O, no URL quo
 """
 
 import re
+from collections.abc import Iterable
 
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BadConfig, BadName
@@ -15,7 +16,10 @@ NOTE_LIMIT = 1 << 20
 """Bytes that a note may have: it is read into memory whole."""
 
 _SUFFIX = ".flist"
-_NOTE = re.compile(r"[a-z0-9@_-][a-z0-9.@_-]{0,199}")
+_CLAIM = r"\.gc|\.push-[0-9a-f-]{1,64}"
+_NOTE = re.compile(rf"{_CLAIM}|[a-z0-9@_-][a-z0-9.@_-]{{0,199}}")
+_BLOB = re.compile(r"[0-9a-f]{32}")
+_TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{12}[0-9]+\.tmp")
 
 
 def check_namespace(namespace: str) -> str:
@@ -59,6 +63,53 @@ def is_note(file_name: str) -> bool:
     if file_name.endswith(_SUFFIX) or ".." in file_name:
         return False
     return _NOTE.fullmatch(file_name) is not None
+
+
+def outlives_a_crash(note: str) -> bool:
+    """Whether a note must be durable. A claim need not: it speaks for a process that runs."""
+    return re.fullmatch(_CLAIM, note) is None
+
+
+def shelves(namespace: str, first: int) -> tuple[str, str]:
+    """The directories, in either layout, of all blobs whose digest begins with this byte."""
+    below = f"{first:02x}"
+    return (
+        f"{namespace}/{below[0]}/{below[1]}",
+        f"{namespace}/files/{below[0]}/{below[1]}",
+    )
+
+
+def is_stray(file_name: str) -> bool:
+    """Whether a file beside the lists is neither a list nor a note."""
+    return parse_list_file(file_name) is None and not is_note(file_name)
+
+
+def parse_blob_file(file_name: str, first: int) -> Digest | None:
+    """The digest that a file on a shelf is named by; None for foreign files."""
+    if _BLOB.fullmatch(file_name) is None:
+        return None
+    digest = Digest(bytes.fromhex(file_name))
+    return digest if digest[0] == first else None
+
+
+def temporary(file_name: str, random: str, number: int) -> str:
+    """The name under which a file is written before it is whole, at the top of the namespace.
+
+    ``random`` are the 12 hexadecimal digits of one writer.
+    """
+    return f".{file_name}.{random}{number}.tmp"
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a stray, by its name, is what a writer did not finish."""
+    return _TEMPORARY.fullmatch(path) is not None
+
+
+def check_temporaries(paths: Iterable[str]) -> None:
+    """BadName for what may be anything else."""
+    for path in paths:
+        if not is_temporary(path):
+            raise BadName(f"`{path}` is no temporary file of a store")
 
 
 def note_path(namespace: str, name: str) -> str:

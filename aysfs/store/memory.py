@@ -14,7 +14,7 @@ from aysfs.digest import Digest, of
 from aysfs.errors import BlobMissing, Corrupt, ListMissing, NoteMissing
 from aysfs.names import ServiceName
 from aysfs.store import layout
-from aysfs.store.protocol import BlobSource, OpenList, Sink
+from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 
 CHUNK = 1 << 16
 
@@ -28,6 +28,8 @@ class MemoryStore:
         self.blobs: dict[Digest, bytes] = {}
         self.published: dict[ServiceName, tuple[bytes, int]] = {}
         self.noted: dict[str, bytes] = {}
+        self.blob_times: dict[Digest, int] = {}  # what is not in it is as old as can be
+        self.note_times: dict[str, int] = {}
         self._label = label
         self._clock_ns = clock_ns
 
@@ -39,6 +41,7 @@ class MemoryStore:
         """Put bytes there without ceremony."""
         digest = of(data)
         self.blobs[digest] = data
+        self.blob_times[digest] = self._clock_ns()
         return digest
 
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
@@ -66,6 +69,7 @@ class MemoryStore:
         if len(data) != size or of(data) != digest:
             raise Corrupt(f"{self._label}: refused {digest.hex()}, the bytes are others")
         self.blobs[digest] = data
+        self.blob_times[digest] = self._clock_ns()
 
     async def put_many(self, sources: Sequence[BlobSource]) -> None:
         for source in sources:
@@ -83,6 +87,11 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         self.published[name] = (b"".join(chunks), self._clock_ns())
 
+    async def delete_list(self, name: ServiceName) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.published.pop(name, None) is None:
+            raise ListMissing(f"{self._label} has no list {name}")
+
     async def lists(self) -> list[ServiceName]:
         await trio.lowlevel.checkpoint()
         return sorted(self.published, key=str)
@@ -98,15 +107,37 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         layout.check_note(name, data)
         self.noted[name] = data
+        self.note_times[name] = self._clock_ns()
 
     async def delete_note(self, name: str) -> None:
         await trio.lowlevel.checkpoint()
         layout.check_note(name, b"")
         self.noted.pop(name, None)
 
-    async def notes(self) -> list[str]:
+    async def notes(self) -> dict[str, int]:
         await trio.lowlevel.checkpoint()
-        return sorted(self.noted)
+        return {name: self.note_times.get(name, 0) for name in sorted(self.noted)}
+
+    async def shelf(self, first: int) -> list[Stored]:
+        await trio.lowlevel.checkpoint()
+        return [
+            Stored(digest, len(data), self.blob_times.get(digest, 0))
+            for digest, data in self.blobs.items()
+            if digest[0] == first
+        ]
+
+    async def delete(self, digests: Sequence[Digest]) -> None:
+        await trio.lowlevel.checkpoint()
+        for digest in digests:
+            self.blobs.pop(digest, None)
+
+    async def strays(self) -> list[Stray]:
+        await trio.lowlevel.checkpoint()
+        return []
+
+    async def delete_strays(self, paths: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        layout.check_temporaries(paths)
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

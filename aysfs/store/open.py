@@ -1,14 +1,16 @@
-"""The one place where an address becomes a store.
+"""The one place where addresses become a store.
 
 Serves the command line and configuration; owns the table of schemes. Opens no connection:
 a store that does not answer says so when it is asked.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from aysfs.errors import BadConfig
 from aysfs.store import layout
+from aysfs.store.chain import Chain
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.http import HttpStore
 from aysfs.store.http_address import SCHEMES as HTTP_SCHEMES
@@ -18,6 +20,14 @@ from aysfs.store.ssh import SshStore
 from aysfs.store.ssh_address import SCHEMES, SshCredentials, parse_address, without_password
 
 KNOWN = "a path, file:///path, http(s)://host/path, ssh://login@host:port/path"
+
+
+def open_stores(
+    urls: Sequence[str], *, namespace: str = layout.DEFAULT_NAMESPACE, create: bool = False
+) -> Store:
+    """What these addresses are together: the one store, or a chain of them in this order."""
+    stores = [open_store(url, namespace=namespace, create=create) for url in urls]
+    return stores[0] if len(stores) == 1 else Chain(stores)
 
 
 def open_store(

@@ -13,15 +13,30 @@ from aysfs.digest import Digest
 from aysfs.names import ServiceName
 
 
-class Sink(Protocol):
-    """Where the bytes of a blob go. Called from the event loop or from one worker thread."""
+class Writes(Protocol):
+    """Where bytes go. Called from the event loop or from one worker thread."""
 
     def write(self, data: bytes | memoryview, /) -> object:
         """Take the next bytes; the memory is the caller's again when this returns.
 
-        Raises when the receiver gave up or the disk is full: the store lets that through.
-        Never called again once ``get`` has returned, raised or been cancelled.
+        Raises when the receiver gave up, the disk is full, or the bytes are not the blob: the
+        store lets that through. Never called once ``get`` has returned, raised or been cancelled.
         """
+
+
+class Sink(Writes, Protocol):
+    """Where the bytes of a blob go."""
+
+    def restart(self) -> None:
+        """Forget the bytes so far: the next are the blob's first, from another source."""
+
+
+class Held(io.BytesIO):
+    """A sink in memory."""
+
+    def restart(self) -> None:
+        self.seek(0)
+        self.truncate()
 
 
 class BlobSource(NamedTuple):
@@ -48,6 +63,22 @@ class OpenList(NamedTuple):
     file: BinaryIO
     mtime_ns: int
     source: str  # names the list in messages
+
+
+class Stored(NamedTuple):
+    """A blob as a store holds it, its content not looked at. ``mtime_ns`` is the store's clock."""
+
+    digest: Digest
+    size: int
+    mtime_ns: int
+
+
+class Stray(NamedTuple):
+    """A file that is neither blob nor list nor note; ``path`` is relative to the namespace."""
+
+    path: str
+    size: int
+    mtime_ns: int
 
 
 class Store(Protocol):
@@ -94,6 +125,9 @@ class Store(Protocol):
     async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
         """Publish a list atomically; every blob put before is durable first."""
 
+    async def delete_list(self, name: ServiceName) -> None:
+        """Have this list no more, durably. ListMissing when it was not there."""
+
     async def lists(self) -> list[ServiceName]:
         """All lists, tags included, sorted."""
 
@@ -106,8 +140,29 @@ class Store(Protocol):
     async def delete_note(self, name: str) -> None:
         """Have no note of this name, whether or not there was one."""
 
-    async def notes(self) -> list[str]:
-        """The names of all notes, sorted."""
+    async def notes(self) -> dict[str, int]:
+        """The names of all notes, sorted, and when each was written: ns of the store's clock."""
+
+    # --- upkeep ------------------------------------------------------------------------------
+
+    async def shelf(self, first: int) -> list[Stored]:
+        """Every blob whose digest begins with this byte: all of them are 256 questions.
+
+        One that lies in both layouts comes twice.
+        """
+
+    async def delete(self, digests: Sequence[Digest]) -> None:
+        """Hold these blobs no more, in any layout, whether or not they were there.
+
+        Cancelled or not, nothing is deleted any more once it has returned or raised, as far as
+        the store can know: after StoreTrouble the last of it may still be on its way.
+        """
+
+    async def strays(self) -> list[Stray]:
+        """The files at the top of the namespace and beside the lists that belong to neither."""
+
+    async def delete_strays(self, paths: Sequence[str]) -> None:
+        """Have these temporary files no more; BadName, and nothing is done, for anything else."""
 
     async def aclose(self) -> None:
         """Let go of connections and descriptors."""

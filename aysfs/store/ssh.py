@@ -15,7 +15,7 @@ from aysfs.digest import Digest
 from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.gate import Gate
-from aysfs.store.protocol import BlobSource, OpenList, Sink
+from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 from aysfs.store.ssh_address import SshAddress, SshCredentials
 from aysfs.store.ssh_link import CONNECT, IDLE, Link
 from aysfs.store.ssh_read import Reader
@@ -91,6 +91,9 @@ class SshStore:
     async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
         await self._in_thread(lambda: self._writer.put_list(name, chunks))
 
+    async def delete_list(self, name: ServiceName) -> None:
+        await self._in_thread(lambda: self._writer.delete_list(name))
+
     async def lists(self) -> list[ServiceName]:
         return await self._in_thread(self._reader.lists)
 
@@ -104,8 +107,22 @@ class SshStore:
     async def delete_note(self, name: str) -> None:
         await self._in_thread(lambda: self._writer.delete_note(name))
 
-    async def notes(self) -> list[str]:
+    async def notes(self) -> dict[str, int]:
         return await self._in_thread(self._reader.notes)
+
+    async def shelf(self, first: int) -> list[Stored]:
+        return await self._in_thread(lambda: self._reader.shelf(first))
+
+    async def delete(self, digests: Sequence[Digest]) -> None:
+        # Never abandoned: what is deleted after its caller has gone might be counted on by then.
+        await trio.to_thread.run_sync(self._writer.delete, digests, limiter=self._limiter)
+
+    async def strays(self) -> list[Stray]:
+        return await self._in_thread(self._reader.strays)
+
+    async def delete_strays(self, paths: Sequence[str]) -> None:
+        layout.check_temporaries(paths)
+        await self._in_thread(lambda: self._writer.delete_strays(paths))
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):

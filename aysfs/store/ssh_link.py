@@ -64,7 +64,7 @@ class Link:
         self._connect = connect
         self._idle = idle
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = threading.Event()
         self._client: Any = None
         self._sock: socket.socket | None = None
         self._proxy: subprocess.Popen[bytes] | None = None
@@ -103,7 +103,7 @@ class Link:
 
     def close(self) -> None:
         """Let go of it, for good. A login under way ends by itself, and is then dropped."""
-        self._closed = True
+        self._closed.set()
         if self._lock.acquire(timeout=_CLOSING):
             try:
                 self._drop()
@@ -153,7 +153,7 @@ class Link:
 
     def _ready(self) -> Any:
         """The connection, made anew when there is none that lives."""
-        if self._closed:
+        if self._closed.is_set():
             raise self._was_closed()
         if self._client is not None:
             transport = self._client.get_transport()
@@ -161,7 +161,7 @@ class Link:
                 return self._client
             self._drop()
         self._client = self._log_in()
-        if self._closed:  # meanwhile
+        if self._closed.is_set():  # meanwhile
             self._drop()
             raise self._was_closed()
         return self._client

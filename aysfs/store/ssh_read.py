@@ -15,7 +15,7 @@ from aysfs.digest import Digest
 from aysfs.errors import BlobMissing, Corrupt, ListMissing, NoteMissing, StoreTrouble
 from aysfs.names import ServiceName
 from aysfs.store import layout, ssh_wire
-from aysfs.store.protocol import OpenList, Sink
+from aysfs.store.protocol import OpenList, Sink, Stored, Stray, Writes
 from aysfs.store.ssh_link import Link
 from aysfs.store.ssh_wire import Answer, Attributes, NotThereError, RefusedError, Wire
 
@@ -66,7 +66,7 @@ class Reader:
             if not self._create:
                 self.check_root(wire)
             absent = self._not_held(wire, layout.blob, wanted)
-            if absent and self._is_directory(wire, f"{self._namespace}/files"):
+            if absent and self.is_directory(wire, f"{self._namespace}/files"):
                 left = {digest: wanted[digest] for digest in absent}
                 absent = self._not_held(wire, layout.old_blob, left)
         return absent
@@ -86,13 +86,17 @@ class Reader:
                     with self._opened(wire, relative) as handle:
                         found = self._pour(wire, handle, relative, None, file)
                 except NotThereError:
-                    self._check_present(wire)
-                    raise ListMissing(f"{self._label} has no list {name}") from None
+                    raise self.list_missing(wire, name) from None
             file.seek(0)
         except BaseException:
             file.close()
             raise
-        return OpenList(file, found.mtime * 1_000_000_000, f"{self._label}/{relative}")
+        return OpenList(file, found.mtime_ns, f"{self._label}/{relative}")
+
+    def list_missing(self, wire: Wire, name: ServiceName) -> ListMissing:
+        """What to raise for a list that is not there; StoreTrouble where nothing is."""
+        self._check_present(wire)
+        return ListMissing(f"{self._label} has no list {name}")
 
     def lists(self) -> list[ServiceName]:
         """All lists, sorted; foreign files among them are passed over."""
@@ -111,9 +115,37 @@ class Reader:
                 raise NoteMissing(f"{self._label} has no note {name}") from None
         return bytes(held.data)
 
-    def notes(self) -> list[str]:
-        """The names of all notes, sorted."""
-        return sorted(filter(layout.is_note, self._beside_lists()))
+    def notes(self) -> dict[str, int]:
+        """The names of all notes, sorted, and when each was written, to the second."""
+        found = self._beside_lists()
+        return {name: found[name].mtime_ns for name in sorted(filter(layout.is_note, found))}
+
+    def shelf(self, first: int) -> list[Stored]:
+        """The blobs that begin with this byte, in both layouts."""
+        found: list[Stored] = []
+        with self._link.wire() as wire:
+            for names in self._contents(wire, layout.shelves(self._namespace, first)):
+                for name, about in names.items():
+                    digest = layout.parse_blob_file(name, first)
+                    if digest is not None and about.is_regular:
+                        found.append(Stored(digest, about.size, about.mtime_ns))
+            if not found:
+                self._check_present(wire)
+        return found
+
+    def strays(self) -> list[Stray]:
+        """What lies at the top and beside the lists, and belongs to neither."""
+        folders = (self._namespace, layout.list_directory(self._namespace))
+        with self._link.wire() as wire:
+            top, beside = self._contents(wire, folders)
+            if not top:
+                self._check_present(wire)
+        beside = {f"md/{name}": beside[name] for name in filter(layout.is_stray, beside)}
+        return [
+            Stray(path, about.size, about.mtime_ns)
+            for path, about in (top | beside).items()
+            if about.is_regular
+        ]
 
     def trouble(self, relative: str, error: Exception) -> StoreTrouble:
         """What to raise for a refusal about a path of the store."""
@@ -137,7 +169,7 @@ class Reader:
                 wire.tell(*ssh_wire.close(handle))
 
     def _pour(
-        self, wire: Wire, handle: bytes, relative: str, size: int | None, sink: Sink
+        self, wire: Wire, handle: bytes, relative: str, size: int | None, sink: Writes
     ) -> Attributes:
         """The bytes of an open file into the sink; Corrupt when there are not ``size`` of them."""
         if size is None:
@@ -158,7 +190,7 @@ class Reader:
     def _sized(self, relative: str, answer: Answer, size: int | None) -> Attributes:
         found = self._done(relative, answer)
         assert isinstance(found, Attributes)
-        if not stat.S_ISREG(found.mode):
+        if not found.is_regular:
             raise StoreTrouble(f"{self._label}/{relative}: not a regular file")
         if size is not None and found.size != size:
             raise Corrupt(
@@ -182,7 +214,8 @@ class Reader:
 
     # --- what is there -----------------------------------------------------------------------
 
-    def _is_directory(self, wire: Wire, relative: str) -> bool:
+    def is_directory(self, wire: Wire, relative: str) -> bool:
+        """Whether there is a directory, or a link to one."""
         try:
             found = self._done(relative, wire.ask(*ssh_wire.stat(self._path(relative))))
         except NotThereError:
@@ -191,7 +224,7 @@ class Reader:
 
     def check_root(self, wire: Wire) -> None:
         """StoreTrouble unless the root is there."""
-        if not self._is_directory(wire, ""):
+        if not self.is_directory(wire, ""):
             raise StoreTrouble(
                 f"{self._label}: no such directory", hint="is the disk of the store mounted there?"
             )
@@ -200,7 +233,7 @@ class Reader:
         """StoreTrouble unless the namespace is there: only then "no such file" means missing."""
         if self._create:
             return
-        if not self._is_directory(wire, self._namespace):
+        if not self.is_directory(wire, self._namespace):
             self.check_root(wire)
             raise StoreTrouble(f"{self._label}/{self._namespace}: no such directory")
 
@@ -220,8 +253,9 @@ class Reader:
         absent: set[Digest] = set()
         for start in range(0, len(listed), DIRECTORIES):
             some = listed[start : start + DIRECTORIES]
-            for folder, found in zip(some, self._sizes(wire, some), strict=True):
-                absent.update(d for d in crowds[folder] if found.get(d.hex()) != wanted[d])
+            for folder, found in zip(some, self._contents(wire, some), strict=True):
+                sizes = {name: about.size for name, about in found.items()}
+                absent.update(d for d in crowds[folder] if sizes.get(d.hex()) != wanted[d])
         few = [d for crowd in crowds.values() if len(crowd) < LIST_FROM for d in crowd]
         paths = [place(self._namespace, digest) for digest in few]
         requests = (ssh_wire.stat(self._path(path)) for path in paths)
@@ -231,18 +265,18 @@ class Reader:
                     absent.add(digest)
         return absent
 
-    def _beside_lists(self) -> list[str]:
-        """The names in the directory of the lists."""
+    def _beside_lists(self) -> dict[str, Attributes]:
+        """What is in the directory of the lists."""
         relative = layout.list_directory(self._namespace)
         with self._link.wire() as wire:
-            names = list(self._sizes(wire, [relative])[0])
-            if not names:
+            found = self._contents(wire, [relative])[0]
+            if not found:
                 self._check_present(wire)
-        return names
+        return found
 
-    def _sizes(self, wire: Wire, folders: Sequence[str]) -> list[dict[str, int]]:
+    def _contents(self, wire: Wire, folders: Sequence[str]) -> list[dict[str, Attributes]]:
         """What is in each of these directories; nothing in one that is not there."""
-        found: list[dict[str, int]] = [{} for _ in folders]
+        found: list[dict[str, Attributes]] = [{} for _ in folders]
         opened: dict[int, bytes] = {}
         asked = [ssh_wire.open_directory(self._path(folder)) for folder in folders]
         for number, answer in enumerate(list(wire.pipelined(asked))):
@@ -255,7 +289,7 @@ class Reader:
             answers = list(wire.pipelined(ssh_wire.read_directory(opened[n]) for n in order))
             for number, answer in zip(order, answers, strict=True):
                 if isinstance(answer, list):
-                    found[number].update((name, about.size) for name, about in answer)
+                    found[number].update(answer)
                     continue
                 wire.tell(*ssh_wire.close(opened.pop(number)))
                 if not (isinstance(answer, RefusedError) and answer.code == ssh_wire.EOF):

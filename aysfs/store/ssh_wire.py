@@ -9,6 +9,7 @@ import collections
 import contextlib
 import errno
 import os
+import stat as stat_module
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -44,6 +45,16 @@ class Attributes:
     size: int
     mode: int
     mtime: int
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a regular file."""
+        return stat_module.S_ISREG(self.mode)
+
+    @property
+    def mtime_ns(self) -> int:
+        """The time in nanoseconds: whole seconds, SFTP has no more."""
+        return self.mtime * 1_000_000_000
 
 
 Answer = bytes | Attributes | list[tuple[str, Attributes]] | Exception | None

@@ -83,11 +83,12 @@ class Writer:
             self._sync_directory(wire, layout.list_directory(self._namespace))
 
     def write_note(self, name: str, data: bytes) -> None:
-        """Keep a note, durably."""
+        """Keep a note, durably where that matters."""
         relative = layout.note_path(self._namespace, name)
         with self._link.wire() as wire:
             self._write(wire, [_File(relative, iter([data]))])
-            self._sync_directory(wire, layout.list_directory(self._namespace))
+            if layout.outlives_a_crash(name):
+                self._sync_directory(wire, layout.list_directory(self._namespace))
 
     def delete_note(self, name: str) -> None:
         """Have no such note."""
@@ -98,6 +99,38 @@ class Writer:
                 self._reader.check_root(wire)
             else:
                 self._check(wire, relative, answer)
+
+    def delete_list(self, name: ServiceName) -> None:
+        """Have no such list, durably: what only it named may be deleted next."""
+        relative = layout.list_path(self._namespace, name)
+        with self._link.wire() as wire:
+            answer = wire.ask(*ssh_wire.remove(self._path(relative)))
+            if isinstance(answer, NotThereError):
+                raise self._reader.list_missing(wire, name)
+            self._check(wire, relative, answer)
+            self._sync_directory(wire, layout.list_directory(self._namespace))
+
+    def delete(self, digests: Iterable[Digest]) -> None:
+        """Have no such blobs, in either layout."""
+        with self._link.wire() as wire:
+            places = [layout.blob]
+            if self._reader.is_directory(wire, f"{self._namespace}/files"):
+                places.append(layout.old_blob)
+            self._remove_all(wire, (p(self._namespace, d) for d in digests for p in places))
+
+    def delete_strays(self, paths: Iterable[str]) -> None:
+        """Have no such temporary files."""
+        with self._link.wire() as wire:
+            self._remove_all(wire, (f"{self._namespace}/{path}" for path in paths))
+
+    def _remove_all(self, wire: Wire, paths: Iterable[str]) -> None:
+        self._reader.check_root(wire)
+        relatives = list(paths)
+        requests = (ssh_wire.remove(self._path(relative)) for relative in relatives)
+        with contextlib.closing(wire.pipelined(requests)) as answers:
+            for relative, answer in zip(relatives, answers, strict=True):
+                if not isinstance(answer, NotThereError):
+                    self._check(wire, relative, answer)
 
     # --- one group of files ------------------------------------------------------------------
 
@@ -131,7 +164,8 @@ class Writer:
 
     def _temporary(self, relative: str) -> str:
         last = relative.rpartition("/")[2]
-        return f"{self._namespace}/.{last}.{self._random}{next(self._numbers)}.tmp"
+        name = layout.temporary(last, self._random, next(self._numbers))
+        return f"{self._namespace}/{name}"
 
     def _fill_all(self, wire: Wire, opened: Sequence[_Open]) -> None:
         """Write, set the mode, sync, and ask for the size: each file's is what was sent."""

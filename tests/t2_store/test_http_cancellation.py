@@ -1,6 +1,5 @@
 """Cancelled at any await, a request leaves no handle, transfer or connection under way behind."""
 
-import io
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -13,6 +12,7 @@ from aysfs.names import parse_name
 from aysfs.store.http import HELD, POURED, HttpStore
 from aysfs.store.http_address import parse_http_address
 from aysfs.store.http_request import Bounds
+from aysfs.store.protocol import Held
 from tests.cancelling import Cut, at_every_await, threads_ended
 from tests.servers import HANG, Nginx, ScriptedServer
 
@@ -38,7 +38,7 @@ def served(nginx: Nginx) -> str:
 
 
 async def read(store: HttpStore, data: bytes) -> None:
-    sink = io.BytesIO()
+    sink = Held()
     await store.get(digests.of(data), len(data), sink)
     assert sink.getvalue() == data
 

@@ -17,12 +17,16 @@ from aysfs import digest as digests
 from aysfs.digest import EMPTY, Digest
 from aysfs.errors import AysfsError, BadName, BlobMissing, Corrupt, ListMissing, NoteMissing
 from aysfs.names import ServiceName, parse_name
+from aysfs.store.chain import Chain
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes
+from aysfs.store.http import HttpStore
+from aysfs.store.http_address import parse_http_address
 from aysfs.store.memory import MemoryStore
 from aysfs.store.open import open_store
-from aysfs.store.protocol import BlobSource, Sink, Store
+from aysfs.store.protocol import BlobSource, Held, Sink, Store
 from aysfs.store.ssh_address import SshCredentials
+from tests.conftest import ExpectOutput
 from tests.servers import Nginx, Sshd
 
 BIG = bytes(range(256)) * 12_345  # three chunks of a directory store, and a rest
@@ -63,6 +67,7 @@ MAKERS: dict[str, Callable[[Path], Store]] = {
     "old-layout": lambda path: OldLayout(directory(path)),
     "passes": lambda path: Passes(DirectoryStore(directory(path))),
     "counts": lambda _: Counts(MemoryStore()),
+    "chain": lambda path: Chain([MemoryStore(), DirectoryStore(directory(path))]),
 }
 
 
@@ -75,7 +80,7 @@ class Served(Passes):
     """Read over HTTP from nginx; written, as it has to be, into the folder that is served."""
 
     def __init__(self, root: Path, url: str) -> None:
-        super().__init__(open_store(url))
+        super().__init__(HttpStore(parse_http_address(url), connections=1))
         self._folder = DirectoryStore(directory(root))
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
@@ -93,6 +98,12 @@ class Served(Passes):
     async def delete_note(self, name: str) -> None:
         await self._folder.delete_note(name)
 
+    async def delete_list(self, name: ServiceName) -> None:
+        await self._folder.delete_list(name)
+
+    async def delete(self, digests: Sequence[Digest]) -> None:
+        await self._folder.delete(digests)
+
 
 def over_http(nginx: Nginx, url: str) -> Store:
     root = Path(tempfile.mkdtemp(dir=nginx.root))
@@ -103,7 +114,7 @@ def over_http(nginx: Nginx, url: str) -> Store:
 def make(kind: str, root: Path, request: pytest.FixtureRequest) -> Store:
     if kind == "ssh":
         return over_ssh(root, request.getfixturevalue("sshd"))
-    if kind in ("http", "https"):
+    if kind in ON_THE_WEB:
         nginx: Nginx = request.getfixturevalue("nginx")
         request.getfixturevalue("trusted")
         return over_http(nginx, nginx.url if kind == "http" else nginx.tls_url)
@@ -116,7 +127,10 @@ async def _connect(store: Store) -> None:
     await store.missing({ABSENT: 3})
 
 
-@pytest.fixture(params=[*MAKERS, "ssh", "http", "https"])
+ON_THE_WEB = ("http", "https")  # what only reads
+
+
+@pytest.fixture(params=[*MAKERS, "ssh", *ON_THE_WEB])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     store = make(request.param, tmp_path / "store", request)
     trio.run(_connect, store)
@@ -131,7 +145,7 @@ async def put(store: Store, data: bytes) -> Digest:
 
 
 async def get(store: Store, digest: Digest, size: int) -> bytes:
-    sink = io.BytesIO()
+    sink = Held()
     await store.get(digest, size, sink)
     return sink.getvalue()
 
@@ -169,13 +183,16 @@ async def test_the_empty_blob_is_missing_until_it_is_put(store: Store) -> None:
 
 
 async def test_an_absent_blob_is_missing_and_writes_nothing(store: Store) -> None:
-    sink = io.BytesIO()
+    sink = Held()
     with pytest.raises(BlobMissing, match=ABSENT.hex()):
         await store.get(ABSENT, 3, sink)
     assert sink.getvalue() == b""
 
 
-async def test_another_size_than_the_expected_is_corrupt(store: Store) -> None:
+async def test_another_size_than_the_expected_is_corrupt(
+    store: Store, expected_output: ExpectOutput
+) -> None:
+    expected_output(r"^WARNING +aysfs\.store\.chain:.* sent wrong bytes: .*$")
     digest = await put(store, b"abc")
     with pytest.raises(Corrupt):
         await get(store, digest, 4)
@@ -212,7 +229,7 @@ async def test_an_open_list_says_where_and_when(store: Store) -> None:
     await store.put_list(NAME, [b"x"])
     opened = await store.open_list(NAME)
     opened.file.close()
-    assert opened.source.startswith(store.label)
+    assert opened.source.startswith(tuple(store.label.split(", ")))
     assert "jumpscale__base" in opened.source
     assert opened.mtime_ns > 0
 
@@ -246,6 +263,9 @@ class Full:
     def write(self, data: bytes | memoryview, /) -> None:
         raise OSError(28, "no room here")
 
+    def restart(self) -> None:
+        raise AssertionError
+
 
 async def test_a_failing_sink_is_not_the_stores_trouble(store: Store, no_leaks: None) -> None:
     digest = await put(store, BIG)
@@ -263,6 +283,9 @@ async def test_a_cancelled_get_writes_no_more(store: Store, no_leaks: None) -> N
         def write(self, data: bytes | memoryview, /) -> None:
             received.append(len(data))
             token.run_sync_soon(scope.cancel)
+
+        def restart(self) -> None:
+            raise AssertionError
 
     with trio.CancelScope() as scope:
         await store.get(digest, len(BIG), Cancels())
@@ -284,10 +307,10 @@ async def test_a_note_is_kept_replaced_and_deleted(store: Store, no_leaks: None)
 
 async def test_notes_are_sorted_and_are_no_lists(store: Store) -> None:
     await store.put_list(NAME, [b"x"])
-    assert await store.notes() == []
+    assert await store.notes() == {}
     for name in ("z", "a@1.json", "gc-mark"):
         await store.write_note(name, name.encode())
-    assert await store.notes() == ["a@1.json", "gc-mark", "z"]
+    assert list(await store.notes()) == ["a@1.json", "gc-mark", "z"]
     assert await store.lists() == [NAME]
 
 
@@ -306,7 +329,81 @@ async def test_a_note_has_at_most_a_mebibyte(store: Store) -> None:
     assert len(await store.read_note("full")) == 1 << 20
     with pytest.raises(AysfsError, match="1048577 bytes"):
         await store.write_note("more", bytes((1 << 20) + 1))
-    assert await store.notes() == ["full"]
+    assert list(await store.notes()) == ["full"]
+
+
+async def test_a_note_says_when_it_was_written_last(store: Store) -> None:
+    await store.write_note("a", b"1")
+    first = (await store.notes())["a"]
+    await store.write_note("a", b"2")
+    assert 0 < first <= (await store.notes())["a"]
+
+
+# Only who writes needs claims, and a web server does not list files whose name begins with a dot.
+@pytest.mark.parametrize("store", [*MAKERS, "ssh"], indirect=True)
+@pytest.mark.parametrize("name", [".gc", ".push-0123456789abcdef-0"])
+async def test_a_claim_is_a_note(store: Store, name: str) -> None:
+    await store.write_note(name, b"x")
+    assert await store.read_note(name) == b"x"
+    assert list(await store.notes()) == [name]
+    await store.delete_note(name)
+    assert await store.notes() == {}
+
+
+async def shelves(store: Store) -> dict[Digest, tuple[int, int]]:
+    """Size and time of every blob of a store."""
+    found = {}
+    for first in range(256):
+        for one in await store.shelf(first):
+            assert one.digest[0] == first
+            assert one.digest not in found
+            found[one.digest] = (one.size, one.mtime_ns)
+    return found
+
+
+async def test_every_blob_stands_on_the_shelf_of_its_first_byte(
+    store: Store, no_leaks: None
+) -> None:
+    sizes = {await put(store, b"%d" % number): len(str(number)) for number in range(600)}
+    await get(store, digests.of(b"7"), 1)  # moves all of them, in the older layout
+    await store.put_list(NAME, [b"x"])
+    await store.write_note("a", b"x")
+    found = await shelves(store)
+    assert {digest: size for digest, (size, _) in found.items()} == sizes
+    assert all(mtime_ns > 0 for _, mtime_ns in found.values())
+
+
+async def test_what_is_deleted_is_missing(store: Store, no_leaks: None) -> None:
+    one, two, old = [await put(store, data) for data in (b"one", b"two", b"old")]
+    await get(store, old, 3)
+    await store.delete([one, ABSENT, old])
+    assert await store.missing({one: 3, two: 3, old: 3}) == {one, old}
+    assert set(await shelves(store)) == {two}
+    await store.delete([])
+
+
+async def test_a_list_is_deleted_once_and_its_tags_stay(store: Store, no_leaks: None) -> None:
+    tagged = NAME._replace(tag="1")
+    for name in (NAME, tagged):
+        await store.put_list(name, [b"x"])
+    await store.delete_list(NAME)
+    assert await store.lists() == [tagged]
+    with pytest.raises(ListMissing, match="jumpscale__base"):
+        await store.delete_list(NAME)
+
+
+async def test_nothing_is_a_stray_that_a_store_wrote(store: Store) -> None:
+    await put(store, b"x")
+    await store.put_list(NAME, [b"x"])
+    await store.write_note(".gc", b"x")
+    assert await store.strays() == []
+    await store.delete_strays([])
+
+
+@pytest.mark.parametrize("path", ["md/a__b.flist", "../x", "README", ".a.tmp", "/etc/passwd"])
+async def test_only_temporary_files_are_deleted_as_strays(store: Store, path: str) -> None:
+    with pytest.raises(BadName):
+        await store.delete_strays([".x.0123456789ab0.tmp", path])
 
 
 async def test_close_may_be_called(store: Store) -> None:

@@ -17,7 +17,7 @@ from aysfs.store import directory as directory_module
 from aysfs.store import layout
 from aysfs.store.directory import AT_HAND, DirectoryStore
 from aysfs.store.directory_write import SYNC_FROM
-from aysfs.store.protocol import BlobSource
+from aysfs.store.protocol import BlobSource, Held
 
 DATA = b"some bytes"
 DIGEST = digests.of(DATA)
@@ -41,7 +41,7 @@ async def put(store: DirectoryStore, data: bytes = DATA) -> None:
 
 
 async def get(store: DirectoryStore, digest: Digest = DIGEST, size: int = len(DATA)) -> bytes:
-    sink = io.BytesIO()
+    sink = Held()
     await store.get(digest, size, sink)
     return sink.getvalue()
 
@@ -166,7 +166,7 @@ async def test_both_layouts_are_read(store: DirectoryStore, root: Path) -> None:
     assert await store.missing({DIGEST: len(DATA)}) == set()
 
 
-class Where(io.BytesIO):
+class Where(Held):
     """A sink that knows the threads it was called in."""
 
     def __init__(self) -> None:
@@ -217,7 +217,12 @@ async def test_a_disk_that_is_gone_is_trouble_and_not_missing(
         lambda: put(store),
         lambda: store.open_list(NAME),
         lambda: store.put_list(NAME, []),
+        lambda: store.delete_list(NAME),
+        lambda: store.shelf(0),
+        lambda: store.delete([DIGEST]),
         store.lists,
+        store.notes,
+        store.strays,
     ):
         with pytest.raises(StoreTrouble, match=str(root)):
             await call()
@@ -280,3 +285,31 @@ async def test_a_store_that_may_be_made_holds_nothing_until_then(tmp_path: Path)
             await call()
     assert await store.lists() == []
     assert not (tmp_path / "new").exists()
+
+
+async def test_a_blob_in_both_layouts_stands_there_twice_and_goes_whole(
+    store: DirectoryStore, root: Path
+) -> None:
+    await put(store)
+    old = root / layout.old_blob("dedupe", DIGEST)
+    old.parent.mkdir(parents=True)
+    old.write_bytes(DATA)
+    assert [one.digest for one in await store.shelf(DIGEST[0])] == [DIGEST, DIGEST]
+    await store.delete([DIGEST])
+    assert await store.shelf(DIGEST[0]) == []
+    assert await store.missing({DIGEST: len(DATA)}) == {DIGEST}
+
+
+async def test_strays_are_found_at_the_top_and_beside_the_lists(
+    store: DirectoryStore, root: Path
+) -> None:
+    await put(store)
+    await store.put_list(NAME, [b"x"])
+    leftover = f".{DIGEST.hex()}.0123456789ab7.tmp"
+    for path in (leftover, "README", "md/md.flist", "md/.hidden"):
+        (root / "dedupe" / path).write_bytes(b"123")
+    found = await store.strays()
+    assert {one.path for one in found} == {leftover, "README", "md/md.flist", "md/.hidden"}
+    assert {one.size for one in found} == {3}
+    await store.delete_strays([leftover])
+    assert not (root / "dedupe" / leftover).exists()

@@ -10,7 +10,7 @@ from aysfs.errors import StoreTrouble
 from aysfs.names import parse_name
 from aysfs.store import faults
 from aysfs.store.memory import MemoryStore
-from aysfs.store.protocol import BlobSource, Store
+from aysfs.store.protocol import BlobSource, Held, Store
 
 DATA = b"0123456789"
 NAME = parse_name("base")
@@ -22,7 +22,7 @@ def memory() -> MemoryStore:
 
 
 async def get(store: Store, digest: Digest) -> bytes:
-    sink = io.BytesIO()
+    sink = Held()
     await store.get(digest, len(DATA), sink)
     return sink.getvalue()
 
@@ -43,7 +43,7 @@ async def test_another_blob_is_answered(memory: MemoryStore) -> None:
 
 async def test_a_stalled_blob_never_ends_and_can_be_cancelled(memory: MemoryStore) -> None:
     store = faults.Stalls(memory, 3)
-    sink = io.BytesIO()
+    sink = Held()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.get, memory.add(DATA), len(DATA), sink)
         await store.stalled.wait()

@@ -72,11 +72,36 @@ def test_other_bytes_never_appear(cache: Cache, data: bytes) -> None:
     assert cache.usage.excess(0) == 0
 
 
+@pytest.mark.parametrize("before", [b"", b"con", b"contenT", b"content!", b"content"])
+def test_an_insertion_begins_again(cache: Cache, before: bytes) -> None:
+    digest = digests.of(b"content")
+    insertion = cache.insertion(digest, 7)
+    with contextlib.suppress(Corrupt):
+        insertion.write(before)
+    insertion.restart()
+    assert insertion.progress == 0
+    insertion.write(b"content")
+    with os.fdopen(insertion.commit(), "rb") as file:
+        assert file.read() == b"content"
+    assert cache.usage.used == on_disk(7)
+
+
+def test_wrong_bytes_are_refused_with_the_last_of_them(cache: Cache) -> None:
+    """Whoever sends them can then ask another source; after the end it is too late for that."""
+    insertion = cache.insertion(digests.of(b"content"), 7)
+    insertion.write(b"Conten")
+    with pytest.raises(Corrupt, match="wrong bytes"):
+        insertion.write(b"t")
+    insertion.abort()
+
+
 def test_a_write_after_the_abort_is_refused(cache: Cache) -> None:
     insertion = cache.insertion(digests.of(b"ab"), 2)
     insertion.abort()
     with pytest.raises(Corrupt, match="given up"):
         insertion.write(b"ab")
+    with pytest.raises(Corrupt, match="given up"):
+        insertion.restart()
 
 
 def test_two_insertions_of_one_blob_both_succeed(cache: Cache, tmp_path: Path) -> None:

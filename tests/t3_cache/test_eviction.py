@@ -4,12 +4,15 @@ import mmap
 import os
 from pathlib import Path
 
+import pytest
+
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache, Stored
 from aysfs.cache.eviction import make_room, shrink
 from aysfs.cache.recovery import flush, recover, scrub
 from aysfs.digest import Digest
 from aysfs.limits import Limits
+from tests.conftest import next_tick
 
 PAGE = 4096
 
@@ -23,7 +26,12 @@ def insert(cache: Cache, data: bytes) -> Digest:
 
 
 def fill(cache: Cache, count: int) -> list[Digest]:
-    return [insert(cache, bytes([number]) * PAGE) for number in range(count)]
+    """Blobs that came one after the other, each in a tick of its own of the files' clock."""
+    blobs = []
+    for number in range(count):
+        blobs.append(insert(cache, bytes([number]) * PAGE))
+        next_tick(Path(cache.path(blobs[-1])))
+    return blobs
 
 
 def test_the_oldest_goes_first(tmp_path: Path) -> None:
@@ -46,6 +54,21 @@ def test_a_blob_removed_as_soon_as_it_came_is_not_counted(tmp_path: Path) -> Non
     cache.close()
 
 
+class Counted(Cache):
+    """Somebody counts at the moment when a blob is about to get its name."""
+
+    def _rename(self, tmp: str, digest: Digest) -> None:
+        self.recount()
+        super()._rename(tmp, digest)
+
+
+def test_a_blob_that_gets_its_name_after_a_recount_is_counted(tmp_path: Path) -> None:
+    cache = Counted(tmp_path / "cache", Limits(size=1 << 20, keep_free=0))
+    insert(cache, b"x" * PAGE)
+    assert cache.usage.used == PAGE
+    cache.close()
+
+
 class Contended(Cache):
     """The first objects to go are room for downloads that begin at that moment."""
 
@@ -62,6 +85,24 @@ def test_room_that_another_takes_is_made_again(tmp_path: Path) -> None:
     cache = Contended(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
     fill(cache, 10)
     assert make_room(cache, PAGE).blobs > cache.taken == 5
+    cache.close()
+
+
+def test_room_that_was_only_counted_wrongly_and_is_taken_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
+    fill(cache, 8)
+    cache.usage.recount(lambda: 10 * PAGE)
+    real, calls = cache.usage.reserve, iter([2 * PAGE])
+
+    def reserve(size: int) -> None:
+        for other in calls:  # a download that begins at that moment, once
+            real(other)
+        real(size)
+
+    monkeypatch.setattr(cache.usage, "reserve", reserve)
+    assert make_room(cache, PAGE).blobs > 0
     cache.close()
 
 
@@ -125,16 +166,32 @@ def test_a_scrub_finds_what_a_stamp_cannot_show(tmp_path: Path) -> None:
     cache.close()
 
 
+def tear(cache: Cache, digest: Digest) -> None:
+    """Alter the bytes and keep the stamp, as a crash can."""
+    path = cache.path(digest)
+    status = os.stat(path)
+    os.chmod(path, 0o600)
+    with open(path, "r+b") as file:
+        file.write(bytes(1024))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_what_arrives_in_the_moment_of_a_flush_is_hashed_after_a_crash(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(keep_free=0))
+    torn = insert(cache, b"torn" * 1024)
+    tear(cache, torn)
+    (stored,) = cache.scan()
+    (cache.root / "synced").write_text(f"boot-one {stored.arrived_ns}\n")
+    assert recover(cache, "boot-two") == 1
+    cache.close()
+
+
 def test_after_a_crash_what_was_not_flushed_is_hashed(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", Limits(keep_free=0))
     (flushed,) = fill(cache, 1)
     flush(cache, "boot-one")
     torn = insert(cache, b"torn" * 1024)
-    status = os.stat(cache.path(torn))
-    os.chmod(cache.path(torn), 0o600)
-    with open(cache.path(torn), "r+b") as file:
-        file.write(bytes(1024))
-    os.utime(cache.path(torn), ns=(status.st_atime_ns, status.st_mtime_ns))
+    tear(cache, torn)
     assert recover(cache, "boot-one") == 0
     assert recover(cache, "boot-two") == 1
     assert cache.has(flushed, PAGE)

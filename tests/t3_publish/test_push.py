@@ -22,6 +22,7 @@ from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes, Vanishes
 from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import BlobSource
+from tests.conftest import next_tick
 
 NAME = parse_name("jumpscale__base")
 BASE = b"/opt/jumpscale8"
@@ -158,6 +159,7 @@ class Meddles(MemoryStore):
         self._file = file
 
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
+        next_tick(self._file)
         self._file.write_bytes(b"other!!")
         return await super().missing(blobs)
 
@@ -213,6 +215,7 @@ async def test_a_changed_file_is_read_again(
     memory = MemoryStore()
     await push(tree, NAME, memory, base=BASE, hash_cache=HashCache(tmp_path / "cache"))
     before = (tree / "bin" / "same").stat()
+    next_tick(tree / "bin" / "same")
     (tree / "bin" / "same").write_bytes(b"PROGRAM")
     os.utime(tree / "bin" / "same", ns=(before.st_atime_ns, before.st_mtime_ns))
     await push(tree, NAME, memory, base=BASE, hash_cache=HashCache(tmp_path / "cache"))

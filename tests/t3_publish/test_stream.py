@@ -24,6 +24,7 @@ from aysfs.publish.batches import HELD
 from aysfs.publish.push import push
 from aysfs.publish.stream import TarTree, publish_list, put_missing
 from aysfs.publish.tar import TarReader
+from aysfs.store.claims import Claim
 from aysfs.store.faults import Counts, FailsAlways
 from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import BlobSource
@@ -119,10 +120,11 @@ def tree(tmp_path: Path) -> Path:
 async def test_a_tar_of_a_tree_gives_the_list_and_blobs_of_a_push(tree: Path) -> None:
     pushed, streamed = MemoryStore(), MemoryStore()
     await push(tree, NAME, pushed, base=b"/b")
-    gathering = TarTree(lambda batch: trio.from_thread.run(put_missing, [streamed], batch))
+    claim = Claim(streamed)
+    gathering = TarTree(lambda batch: trio.from_thread.run(put_missing, [claim], batch))
     archive = await trio.to_thread.run_sync(packed, tree)
     await trio.to_thread.run_sync(gathering.add, io.BytesIO(archive).read, b"/b")
-    await publish_list([streamed], NAME, *gathering.finish())
+    await publish_list([claim], NAME, *gathering.finish())
     assert streamed.published[NAME][0] == pushed.published[NAME][0]
     assert streamed.blobs == pushed.blobs
 
@@ -444,15 +446,16 @@ def test_any_files_arrive_as_they_are(
 async def test_every_store_is_sent_what_it_lacks() -> None:
     one, two = Counts(MemoryStore()), Counts(MemoryStore())
     batch = [BlobSource.of(digests.of(data), data) for data in (b"a", b"b")]
-    await put_missing([one], batch[:1])
-    await put_missing([one, two], batch)
+    await put_missing([Claim(one)], batch[:1])
+    await put_missing([Claim(one), Claim(two)], batch)
     assert sorted(one.puts.values()) == sorted(two.puts.values()) == [1, 1]
 
 
 async def test_the_trouble_of_one_store_is_told_as_it_is() -> None:
     with pytest.raises(StoreTrouble, match="always fails"):
         await put_missing(
-            [MemoryStore(), FailsAlways(MemoryStore())], [BlobSource.of(digests.of(b"a"), b"a")]
+            [Claim(MemoryStore()), Claim(FailsAlways(MemoryStore()))],
+            [BlobSource.of(digests.of(b"a"), b"a")],
         )
 
 
@@ -460,5 +463,5 @@ async def test_entries_that_no_list_can_hold_are_not_published() -> None:
     store = MemoryStore()
     header, entries = gathered((made(member("b/" + "x" * 256)), b"/b/" + b"x" * 256))
     with pytest.raises(BuildFailed, match=r"fits no list: .* a name of 256 bytes"):
-        await publish_list([store], NAME, header, entries)
+        await publish_list([Claim(store)], NAME, header, entries)
     assert not store.published

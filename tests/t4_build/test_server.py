@@ -181,7 +181,7 @@ def test_a_server_that_goes_away_under_a_command_is_gone(sshd: Sshd, base_image:
 
 
 def test_a_server_that_falls_silent_is_gone(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "ALIVE", 1)
+    monkeypatch.setattr(server, "ALIVE", 3)
     monkeypatch.setattr(server, "ALIVE_COUNT", 1)
     with pytest.raises(ServerTrouble) as caught, opened(sshd) as engine, sshd.silent():
         engine.image_id("x")

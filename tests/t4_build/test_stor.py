@@ -17,6 +17,7 @@ from aysfs.build.instances import Instance, Services
 from aysfs.build.stor import address_of, log_in, prepare
 from aysfs.errors import BadHrd, BadRecipe, ServerTrouble, StoreTrouble
 from aysfs.store.open import open_store
+from aysfs.store.protocol import Held
 from aysfs.store.ssh_address import SshCredentials
 from tests.servers import Sshd, make_key
 
@@ -106,7 +107,7 @@ async def test_the_writer_writes_and_the_reader_only_reads(
     )
     try:
         await writer.put(digest, len(DATA), io.BytesIO(DATA))
-        sink = io.BytesIO()
+        sink = Held()
         await reader.get(digest, len(DATA), sink)
         assert sink.getvalue() == DATA
         with pytest.raises(StoreTrouble, match="permission denied"):

@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -49,7 +51,7 @@ class Site:
         values: dict[str, object] = {
             "services": names,
             "point": where,
-            "store": str(self.root / "store"),
+            "store": (str(self.root / "store"),),
             "cache": str(self.root / "cache"),
             "runtime": str(self.root / "run"),
             "log": str(self.root / f"{Path(where).name}.log"),
@@ -128,6 +130,15 @@ def tree(tmp_path: Path) -> Path:
 def run(*command: object) -> subprocess.CompletedProcess[str]:
     words = [str(word) for word in command]
     return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+
+@contextmanager
+def ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
+    """Kill a process at the end of the block: one that runs for ever must not hide a failure."""
+    try:
+        yield
+    finally:
+        process.kill()
 
 
 PYTHON = sys.executable

@@ -63,6 +63,29 @@ def test_a_malformed_list_is_named_with_its_line(site: Site, tree: Path) -> None
     assert failed.value.code == ExitCode.BAD_LIST
 
 
+def test_what_fuse_does_not_take_is_said(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.expected.append("ERROR aysfs:")
+    with pytest.raises(DaemonFailed, match="mounted with -o bogus") as failed:
+        site.mount(fuse_options=("bogus",))
+    assert f"{site.root}/mnt.log" in (failed.value.hint or "")
+    assert "bogus" in site.logs().splitlines()[0]
+
+
+def test_a_base_below_which_nothing_lies_is_said(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.expected.append("ERROR aysfs:")
+    with pytest.raises(DaemonFailed, match="nothing lies below the base /opt/tset"):
+        site.mount(base="/opt/tset")
+
+
+def test_a_base_that_the_list_names_may_be_empty(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount(base="/opt/test/empty-dir")
+    assert os.listdir(site.point) == []
+    site.umount()
+
+
 def test_a_list_that_never_answers_is_trouble_at_the_deadline(site: Site) -> None:
     """A fifo that nobody writes to: what a dead network file system does."""
     os.mkfifo(site.root / "silent.flist")
@@ -176,42 +199,6 @@ def test_an_unknown_request_is_refused(site: Site, tree: Path) -> None:
     site.umount()
 
 
-def test_reload_shows_the_newer_list(site: Site, tree: Path) -> None:
-    site.push(tree)
-    site.mount()
-    held = os.open(site.point / "data", os.O_RDONLY)
-    assert not (site.point / "new").exists()
-    assert "data" in os.listdir(site.point)
-    assert site.ask("reload")["changed"] is False
-    (tree / "new").write_text("new")
-    (tree / "empty-dir" / "deep").mkdir()
-    (tree / "bin" / "hello").write_text("changed")
-    (tree / "dangling").unlink()
-    old = (tree / "data").read_bytes()
-    (tree / "data").unlink()
-    site.push(tree)
-    assert site.ask("reload")["changed"] is True
-    assert (site.point / "new").read_text() == "new"
-    assert (site.point / "empty-dir" / "deep").is_dir()
-    assert (site.point / "bin" / "hello").read_text() == "changed"
-    assert not os.path.lexists(site.point / "dangling")
-    assert sorted(os.listdir(site.point)) == sorted(os.listdir(tree))
-    assert os.pread(held, len(old), 0) == old
-    os.close(held)
-    site.umount()
-
-
-def test_a_reload_that_fails_keeps_what_is_shown(site: Site, tree: Path) -> None:
-    site.push(tree)
-    site.mount()
-    (site.root / "store").rename(site.root / "away")
-    with pytest.raises(MountFailed):
-        site.ask("reload")
-    assert "data" in os.listdir(site.point)
-    (site.root / "away").rename(site.root / "store")
-    site.umount()
-
-
 def test_a_bug_in_a_handler_is_eio_and_the_mount_lives_on(site: Site, tree: Path) -> None:
     """The engine is served with one handler broken, in a process of its own."""
     site.push(tree)
@@ -246,57 +233,6 @@ def test_a_bug_in_a_handler_is_eio_and_the_mount_lives_on(site: Site, tree: Path
         assert (site.point / "data").read_bytes() == (tree / "data").read_bytes()
         site.umount()
         assert daemon.wait(20) == 0
-
-
-def test_a_reload_is_seen_by_the_next_request(site: Site, tree: Path) -> None:
-    """Every name below the root, asked for right after the answer."""
-    names = [f"name-{number}" for number in range(300)]
-    for name in names:
-        (tree / name).write_text("first")
-    site.push(tree)
-    site.mount()
-    for content in ("second", "third"):
-        assert {(site.point / name).read_text() for name in names}
-        for name in names:
-            (tree / name).write_text(content)
-        site.push(tree)
-        assert site.ask("reload")["changed"] is True
-        assert {(site.point / name).read_text() for name in reversed(names)} == {content}
-    site.umount()
-
-
-def test_a_reload_while_lookups_wait_for_us(site: Site, tree: Path) -> None:
-    """The kernel locks a directory until a lookup is answered; reload must not wait for itself."""
-    site.push(tree)
-    site.mount()
-    asking = (
-        "import itertools, os, sys\n"
-        "for number in itertools.count():\n"
-        "    os.path.exists(f'{sys.argv[1]}/nothing-{number}')\n"
-        "    os.listdir(sys.argv[1])\n"
-    )
-    with subprocess.Popen([PYTHON, "-c", asking, site.point]) as reader:
-        for number in range(5):
-            (tree / "data").write_text(f"content {number}")
-            site.push(tree)
-            assert site.ask("reload")["changed"] is True
-            assert (site.point / "data").read_text() == f"content {number}"
-        reader.kill()
-    site.umount()
-
-
-def test_a_reload_says_when_xattrs_need_another_mount(site: Site, tree: Path) -> None:
-    site.push(tree)
-    site.mount()
-    with pytest.raises(OSError, match="not supported"):
-        os.getxattr(site.point / "data", "user.note")
-    os.setxattr(tree / "data", "user.note", b"new")
-    site.push(tree)
-    assert site.ask("reload")["xattrs"] == "mount again to see extended attributes"
-    site.umount()
-    site.mount()
-    assert os.getxattr(site.point / "data", "user.note") == b"new"
-    site.umount()
 
 
 def test_a_runtime_directory_of_somebody_else_is_refused(site: Site, tree: Path) -> None:

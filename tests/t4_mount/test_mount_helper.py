@@ -32,11 +32,16 @@ echo "test $1/mnt aysfs users,exec,group,noatime,nodiratime,store=$1/store 0 0" 
 mount --fstab "$1/fstab" "$1/mnt"
 "$1/mnt/bin/hello"
 umount "$1/mnt"
+echo "test,other $1/mnt aysfs store=$1/store,cache=$1/cache 0 0" > "$1/fstab"
+mount --fstab "$1/fstab" --all
+mount --fstab "$1/fstab" --all --verbose
+umount "$1/mnt"
 """
 
 
 def test_mount_8_and_fstab(site: Site, tree: Path) -> None:
     site.push(tree)
+    site.push(tree / "bin", "other")
     site.point.mkdir()
     (site.root / "overlay").mkdir()
     helper = Path(sys.executable).with_name("mount.aysfs")
@@ -50,4 +55,5 @@ def test_mount_8_and_fstab(site: Site, tree: Path) -> None:
     md5 = run("md5sum", tree / "data").stdout.split()[0]
     assert done.stderr == ""
     assert done.returncode == 0
-    assert done.stdout.split() == [md5, "-", *["hello"] * 4]
+    assert done.stdout.split()[:6] == [md5, "-", *["hello"] * 4]
+    assert done.stdout.splitlines()[5:] == [f"{site.point}: already mounted"]

@@ -38,7 +38,9 @@ def aysfs(*words, code=0):
 
 aysfs("push", str(top / "tree"), "--name", "test")
 point = top / "mnt"
-aysfs("mount", "test", str(point))
+aysfs("push", str(top / "tree"), "--name", "other")
+aysfs("mount", "test", "other", str(point))
+assert f"test,other {point} fuse.aysfs" in Path("/proc/mounts").read_text()
 print((point / "data").read_text())
 print((point / "link").read_text())
 assert (point / "data").stat().st_uid == 65534

@@ -1,11 +1,13 @@
 """A tree pushed and unpacked again: every kind of entry, every attribute, and the same list."""
 
 import os
+import shutil
 import socket
 import stat
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -368,13 +370,21 @@ print(sorted((what, why, count) for (what, why), count in report.skipped.items()
 """
 
 
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder for anybody: pytest's own are root's, and each session closes them to others."""
+    folder = Path(tempfile.mkdtemp(prefix="aysfs-unpack-"))
+    os.chown(folder, 65534, 65534)
+    old = os.umask(0o022)  # nobody reads what root makes there
+    yield folder
+    os.umask(old)
+    shutil.rmtree(folder)
+
+
 def test_an_ordinary_user_gets_all_that_needs_no_root_and_is_told_the_rest(
-    tmp_path_factory: pytest.TempPathFactory,
+    reachable: Path,
 ) -> None:
-    root = tmp_path_factory.mktemp("nobody")
-    for directory in (root, *root.parents[:2]):
-        directory.chmod(directory.stat().st_mode | 0o055)
-    os.chown(root, 65534, 65534)
+    root = reachable
     source = root / "source"
     (source / "d").mkdir(parents=True)
     (source / "d" / "mine").write_bytes(b"x")

@@ -131,7 +131,7 @@ class Farm:
             env=self.host.environment,
             capture_output=True,
             check=False,
-            timeout=60,
+            timeout=100,
         )
         return Done(done.returncode, done.stdout, done.stderr.decode())
 
@@ -171,7 +171,7 @@ class Farm:
 
     def wait_until_it_says(self, process: "subprocess.Popen[bytes]", words: bytes) -> None:
         assert process.stderr is not None
-        end = time.monotonic() + 30
+        end = time.monotonic() + 100
         while words not in (line := process.stderr.readline()):
             assert line
             assert time.monotonic() < end

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import Docker
+from aysfs.build.container import Container, Docker
 from tests import docker_host
 from tests.docker_host import GitRepository
 from tests.servers import Sshd, free_port, make_key
@@ -90,7 +90,7 @@ def test_independent_services_are_built_side_by_side_on_several_servers(farm: Fa
     meeting.mkdir()
     wait = (
         "import pathlib, time; place = pathlib.Path({place!r}); (place / {own!r}).touch();"
-        " end = time.monotonic() + 20\n"
+        " end = time.monotonic() + 50\n"
         "        while not (place / {other!r}).exists():\n"
         "            time.sleep(0.01)\n"
         "            assert time.monotonic() < end"
@@ -209,7 +209,7 @@ def test_a_server_that_goes_away_under_a_build_is_told_in_one_line(farm: Farm) -
     with farm.started(*farm.words()) as build:
         farm.wait_until_it_says(build, b"execute sleep 50")
         farm.sshd.stop()
-        out, err = build.communicate(timeout=55)
+        out, err = build.communicate(timeout=100)
     last = err.decode().splitlines()[-1]
     assert build.returncode == 15, err
     assert last.startswith("aysfs: build server jumpscale|node.ssh!master is gone: ")
@@ -234,7 +234,7 @@ def test_interrupted_by_a_person_nothing_is_left_on_the_server(farm: Farm) -> No
     with farm.started(*farm.words()) as build:
         farm.wait_until_it_says(build, b"execute sleep 50")
         build.send_signal(signal.SIGINT)
-        _, err = build.communicate(timeout=30)
+        _, err = build.communicate(timeout=100)
     assert build.returncode == 130
     assert err.decode().splitlines()[-1] == "aysfs: interrupted"
     assert farm.published() == []
@@ -263,18 +263,21 @@ def account() -> Iterator[str]:
 
 def test_a_password_opens_the_server_and_is_seen_nowhere(farm: Farm, account: str) -> None:
     farm.set_up()
-    farm.template("hello", 'service.execute("sleep 1; false")')
+    waits = "until [ -e /go ]; do sleep 0.1; done; false"
+    farm.template("hello", f'service.execute("{waits}")')
     by_word = f"Match User {account}\n  PasswordAuthentication yes\n"
     with Sshd(farm.host.root / "word", sftp=False, more=by_word) as server:
         farm.known_hosts.write_text(farm.sshd.host_line() + server.host_line())
         kept = farm.node("word", server.port, account).folder / "instance.hrd"
-        seen = b""
         words = ["build", farm.name, "--host", "node.ssh!word", "--network", "none"]
         with farm.started(*words) as build:
-            farm.wait_until_it_says(build, b"execute sleep 1")
+            farm.wait_until_it_says(build, b"execute until")
+            seen = command_lines()
+            (identity,) = farm.containers()
+            Container(farm.docker, identity, "test").run("touch /go", lambda _: None)
             while build.poll() is None:
                 seen += command_lines()
-            out, err = build.communicate(timeout=30)
+            out, err = build.communicate(timeout=100)
     assert f"-l\0{account}\0".encode() in seen  # ssh was among them
     assert build.returncode == 13, err
     shown = "".join(farm.host.ok("service", "show", "node.ssh!word", *more) for more in

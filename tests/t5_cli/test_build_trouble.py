@@ -54,7 +54,7 @@ def start(builds: Builds, *more: str) -> Process:
 def wait_until(build: Process, words: str) -> None:
     """Read what a build says until it has said these words."""
     assert build.stderr is not None
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while words.encode() not in build.stderr.readline():
         assert build.poll() is None
         assert time.monotonic() < end
@@ -79,7 +79,7 @@ def test_interrupted_in_its_verification_a_build_leaves_nothing(
     assert len(builds.containers()) == 2
     assert len(aysfs_mounts(builds.host.root)) == 1
     build.send_signal(number)
-    _, err = build.communicate(timeout=40)
+    _, err = build.communicate(timeout=100)
     assert build.returncode == 130, err
     assert builds.lists() == []
     assert builds.containers() == []
@@ -93,7 +93,7 @@ def test_interrupted_twice_a_build_still_leaves_nothing(builds: Builds) -> None:
     wait_until(build, "check: sleep 50")
     build.send_signal(signal.SIGINT)
     build.send_signal(signal.SIGINT)
-    _, err = build.communicate(timeout=40)
+    _, err = build.communicate(timeout=100)
     assert build.returncode == 130, err
     assert builds.containers() == []
     assert aysfs_mounts(builds.host.root) == []
@@ -104,7 +104,7 @@ def test_interrupted_in_its_upload_a_build_leaves_nothing(builds: Builds) -> Non
     build = start(builds)
     wait_until(build, "upload /opt/hello")
     build.send_signal(signal.SIGINT)
-    _, err = build.communicate(timeout=40)
+    _, err = build.communicate(timeout=100)
     assert build.returncode == 130, err
     assert builds.lists() == []
     assert builds.containers() == []
@@ -116,7 +116,7 @@ def test_interrupted_it_keeps_no_container_for_debugging(builds: Builds) -> None
     build = start(builds, "--debug")
     wait_until(build, "execute until")
     build.send_signal(signal.SIGINT)
-    build.communicate(timeout=40)
+    build.communicate(timeout=100)
     assert build.returncode == 130
     assert builds.containers() == []
 
@@ -143,7 +143,7 @@ def test_a_reader_who_goes_away_does_not_end_the_build(builds: Builds) -> None:
     go(builds)
     assert build.stdout is not None
     assert b"built in" in build.stdout.read()
-    assert build.wait(30) == 0
+    assert build.wait(100) == 0
     build.stdout.close()
 
 
@@ -158,12 +158,12 @@ def test_a_verification_that_is_ended_leaves_nothing(builds: Builds) -> None:
         stderr=subprocess.PIPE,
     )
     log = builds.host.root / f"builds/log/{builds.name}.verify.log"
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while not log.is_file() or "check: sleep 50" not in log.read_text():
         assert verification.poll() is None
         assert time.monotonic() < end
     verification.send_signal(signal.SIGTERM)
-    _, err = verification.communicate(timeout=40)
+    _, err = verification.communicate(timeout=100)
     assert verification.returncode == 130, err
     assert builds.containers() == []
     assert aysfs_mounts(builds.host.root) == []
@@ -181,12 +181,12 @@ def test_a_second_build_of_a_service_waits_for_the_first(builds: Builds) -> None
     for one in (impatient, second):
         wait_until(one, f"under way in process {first.pid}: waiting for its end")
     impatient.send_signal(signal.SIGINT)
-    impatient.communicate(timeout=10)
+    impatient.communicate(timeout=100)
     assert impatient.returncode == 130
     go(builds)
-    _, err = first.communicate(timeout=30)
+    _, err = first.communicate(timeout=100)
     assert first.returncode == 0, err
-    out, err = second.communicate(timeout=30)
+    out, err = second.communicate(timeout=100)
     assert second.returncode == 0, err
     assert b"nothing changed" in out
     assert "execute until" in builds.host.ok("log", builds.name)

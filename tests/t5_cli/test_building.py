@@ -284,7 +284,7 @@ def test_a_container_killed_from_outside_ends_the_build(builds: Builds) -> None:
     build = start(builds)
     wait_until_it_sleeps(builds, build)
     builds.docker._api.kill(builds.containers()[0])
-    _, err = build.communicate(timeout=30)
+    _, err = build.communicate(timeout=100)
     assert build.returncode == 15, err
     assert b"stopped from outside" in err
     assert builds.lists() == []
@@ -296,7 +296,7 @@ def test_interrupted_by_a_person_nothing_is_left(builds: Builds) -> None:
     build = start(builds)
     wait_until_it_sleeps(builds, build)
     build.send_signal(signal.SIGINT)
-    _, err = build.communicate(timeout=30)
+    _, err = build.communicate(timeout=100)
     assert build.returncode == 130, err
     assert b"interrupted" in err
     assert builds.lists() == []
@@ -316,7 +316,7 @@ def start(builds: Builds) -> "subprocess.Popen[bytes]":
 def wait_until_it_sleeps(builds: Builds, build: "subprocess.Popen[bytes]") -> None:
     """Read what the build says until it runs the command that takes long."""
     assert build.stderr is not None
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while b"execute sleep 50" not in build.stderr.readline():
         assert build.poll() is None
         assert time.monotonic() < end

@@ -38,12 +38,12 @@ def test_each_source_goes_before_the_one_below_it(
 ) -> None:
     default = load_settings().store
     files.system.write_text("store = '/system'\n")
-    assert (load_settings().store, default != "/system") == ("/system", True)
+    assert (load_settings().store, default != ("/system",)) == (("/system",), True)
     files.user.write_text("store = '/user'\n")
-    assert load_settings().store == "/user"
+    assert load_settings().store == ("/user",)
     monkeypatch.setenv("AYSFS_STORE", "/environment")
-    assert load_settings().store == "/environment"
-    assert load_settings(store="/option").store == "/option"
+    assert load_settings().store == ("/environment",)
+    assert load_settings(store=["/option"]).store == ("/option",)
 
 
 def test_the_cache_follows_the_same_order(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,9 +64,9 @@ def test_sources_are_joined_setting_by_setting(
     files.system.write_text("namespace = 'ours'\ncache_size = '5G'\n")
     files.user.write_text("default_domain = 'acme'\ncache_size = 7\n")
     monkeypatch.setenv("AYSFS_DEADLINE", "1.5")
-    settings = load_settings(store="/s")
+    settings = load_settings(store=["/s"])
     assert (settings.namespace, settings.default_domain) == ("ours", "acme")
-    assert (settings.store, settings.cache_size, settings.deadline) == ("/s", 7, 1.5)
+    assert (settings.store, settings.cache_size, settings.deadline) == (("/s",), 7, 1.5)
     assert settings.keep_free == Limits().keep_free
     assert settings.limits == Limits(7, Limits().keep_free)
 
@@ -88,11 +88,11 @@ def test_every_setting_has_its_environment_variable(
         "builds": "/h",
         "templates": "/i:/j",
     }
-    assert values.keys() == config.Settings.__dataclass_fields__.keys()
+    assert values.keys() == config.KEYS
     for name, value in values.items():
         monkeypatch.setenv(f"AYSFS_{name.upper()}", value)
     settings = load_settings()
-    assert (settings.store, settings.namespace, settings.default_domain) == ("/a", "e", "f")
+    assert (settings.store, settings.namespace, settings.default_domain) == (("/a",), "e", "f")
     assert list(map(str, (settings.cache, settings.runtime, settings.logs))) == ["/b", "/c", "/d"]
     assert (settings.cache_size, settings.keep_free, settings.deadline) == (1024, 2, 3.0)
     assert (settings.services, settings.builds) == (Path("/g"), Path("/h"))
@@ -121,7 +121,7 @@ def test_a_chosen_file_stands_for_the_users(
 def test_nothing_needs_configuring(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     root = load_settings()
-    assert root.store == "/var/lib/aysfs/store"
+    assert root.store == ("/var/lib/aysfs/store",)
     assert list(map(str, (root.cache, root.runtime, root.logs))) == [
         "/var/cache/aysfs",
         "/run/aysfs",
@@ -139,7 +139,7 @@ def test_an_ordinary_users_folders_are_his_own(
         monkeypatch.setenv(f"XDG_{name}_HOME", f"/home/u/{folder}")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     settings = load_settings()
-    assert settings.store == "/home/u/data/aysfs/store"
+    assert settings.store == ("/home/u/data/aysfs/store",)
     assert list(map(str, (settings.cache, settings.runtime, settings.logs))) == [
         "/home/u/cache/aysfs",
         "/run/user/1000/aysfs",
@@ -154,9 +154,9 @@ def test_paths_are_absolute_and_addresses_stay_as_they_are(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/u")
-    settings = load_settings(store="a/../s", cache="~/c")
-    assert (settings.store, settings.cache) == (f"{tmp_path}/s", Path("/home/u/c"))
-    assert load_settings(store="file:///srv/s").store == "file:///srv/s"
+    settings = load_settings(store=["a/../s"], cache="~/c")
+    assert (settings.store, settings.cache) == ((f"{tmp_path}/s",), Path("/home/u/c"))
+    assert load_settings(store=["file:///srv/s"]).store == ("file:///srv/s",)
 
 
 @pytest.mark.parametrize("domain", ["", "A", "a__b", "a/b", 5])
@@ -169,7 +169,7 @@ def test_a_default_domain_is_a_domain(files: Files, domain: object) -> None:
 def test_what_is_wrong_in_a_lower_source_is_told_although_a_higher_one_wins(files: Files) -> None:
     files.system.write_text("nmaespace = 'x'\n")
     with pytest.raises(BadConfig, match=re.escape(f"{files.system}: no such setting `nmaespace`")):
-        load_settings(store="/s")
+        load_settings(store=["/s"])
 
 
 @pytest.mark.parametrize(
@@ -211,3 +211,22 @@ def test_an_argument_is_a_file_or_a_service(
     assert settings.ref("redis.flist") == tmp_path / "redis.flist"
     assert settings.ref("./redis") == tmp_path / "redis"
     assert settings.ref("/srv/redis") == Path("/srv/redis")
+
+
+def test_several_stores_are_named_in_their_order(
+    files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files.user.write_text("store = ['https://a/dedupe', '/b', 'c']\n")
+    assert load_settings().store == ("https://a/dedupe", "/b", f"{tmp_path}/c")
+    monkeypatch.setenv("AYSFS_STORE", "https://u:p@a/x,/b,/b")
+    assert load_settings().store == ("https://u:p@a/x", "/b")
+    assert load_settings(store=["/with,comma", "/d"]).store == ("/with,comma", "/d")
+    assert "u:p" not in repr(load_settings())
+
+
+@pytest.mark.parametrize("value", ["[]", "['']", "''", "3", "[3]", "['/a', '']"])
+def test_what_names_no_store_is_refused(files: Files, value: str) -> None:
+    files.user.write_text(f"store = {value}\n")
+    with pytest.raises(BadConfig, match="store"):
+        load_settings()

@@ -53,7 +53,10 @@ def test_ctrl_c_takes_the_daemon_along(service: Host) -> None:
     ) as command:
         with open(pipe, "wb"):  # both ends are open: the daemon is there
             command.send_signal(signal.SIGINT)
-            _, told = command.communicate(timeout=60)
+            try:
+                _, told = command.communicate(timeout=100)
+            finally:
+                command.kill()
         assert told.splitlines()[-1:] == [b"aysfs: interrupted"]
         assert command.returncode == 130
     assert os.listdir(service.root / "run") == []

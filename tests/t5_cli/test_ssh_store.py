@@ -54,7 +54,7 @@ def test_what_was_pushed_over_ssh_is_mounted_from_there(far: Host) -> None:
     try:
         assert contents(point) == contents(tree)
         status = far.ok("status", "--json")
-        (mount,) = json.loads(status)
+        (mount,) = (one for one in json.loads(status) if one["point"] == str(point))
         assert mount["store"].startswith("ssh://root@127.0.0.1:")
         shown = status + far.ok("status")
     finally:

@@ -1,0 +1,228 @@
+"""Whether a store is whole: every blob of every list is there, of its size, and right to the byte.
+
+Serves ``aysfs store check``. Owns nothing and changes nothing. Each blob is asked for once, in
+however many lists it is; only where something is wrong are the lists read again, for the paths
+that it hurts. A list that cannot be read is reported and does not stop the others; a store that
+does not answer stops all, for then nothing is known.
+"""
+
+import enum
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import trio
+
+from aysfs import digest as digests
+from aysfs.digest import Digest
+from aysfs.errors import BadList, BlobMissing, Corrupt, ListMissing, first_of
+from aysfs.flist.entry import Entry, Kind
+from aysfs.names import ServiceName
+from aysfs.store.protocol import Store
+from aysfs.upkeep.lists import Facts, Step, entries_of, foreign_lists, read_list
+from aysfs.upkeep.packed import WITH_SIZE, Packed, Record, digest_of, pack, size_of
+
+READERS = 8
+NAMED = 100  # paths of one list that are reported; all are counted
+
+
+class Wrong(enum.StrEnum):
+    """What can be the matter with a blob."""
+
+    MISSING = "missing"
+    SIZE = "of another size"
+    BYTES = "corrupt"
+
+
+class Hurt(NamedTuple):
+    """A path of a list whose blob is wrong."""
+
+    path: bytes
+    digest: Digest
+    wrong: Wrong
+
+
+class Damage(NamedTuple):
+    """A list that cannot be served whole: how many of its files, and some of them."""
+
+    name: ServiceName
+    files: int
+    missing: int
+    corrupt: int
+    hurt: Sequence[Hurt]
+
+
+class CheckReport(NamedTuple):
+    """What was found. ``unreadable`` has the reason by the list's name or file."""
+
+    lists: list[Facts]
+    unreadable: dict[str, str]
+    damage: list[Damage]
+    blobs: int
+    size: int
+    wrong: dict[Digest, Wrong]
+
+
+async def check(
+    store: Store,
+    names: Sequence[ServiceName] | None = None,
+    *,
+    deep: bool = False,
+    step: Step = lambda *_: None,
+) -> CheckReport:
+    """Check these lists, or all. ``deep`` reads and hashes every blob."""
+    return await _Check(store, deep, step).run(names)
+
+
+class _Check:
+    """One check, from the lists to what is wrong with them."""
+
+    def __init__(self, store: Store, deep: bool, step: Step) -> None:
+        self._store = store
+        self._deep = deep
+        self._step = step
+        self._named = Packed(WITH_SIZE)
+        self._facts: list[Facts] = []
+        self._unreadable: dict[str, str] = {}
+        self._wrong: dict[Record, Wrong] = {}
+        self._blobs = 0
+        self._size = 0
+
+    async def run(self, names: Sequence[ServiceName] | None) -> CheckReport:
+        if names is None:
+            foreign = foreign_lists(await self._store.strays())
+            self._unreadable.update((path, "its name is no service's") for path in foreign)
+        asked = names if names is not None else await self._store.lists()
+        for number, name in enumerate(asked):
+            self._step("lists", number, len(asked))
+            try:
+                await self._read(name)
+            except ListMissing:
+                if names is not None:
+                    raise  # else it was deleted since
+        for first in range(256):
+            self._step("blobs", first, 256)
+            await self._shelf(first)
+        damage = [found for one in self._facts if (found := await self._damage(one))]
+        wrong = {digest_of(record): what for record, what in self._wrong.items()}
+        return CheckReport(self._facts, self._unreadable, damage, self._blobs, self._size, wrong)
+
+    async def _read(self, name: ServiceName) -> None:
+        add = self._named.add
+        try:
+            facts = await read_list(self._store, name, lambda digest, size: add(pack(digest, size)))
+        except BadList as error:
+            self._unreadable[str(name)] = str(error)
+        else:
+            self._facts.append(facts)
+
+    async def _shelf(self, first: int) -> None:
+        """All blobs that begin with this byte. One digest with two sizes is two of them."""
+        records = self._named.bucket(first)
+        self._blobs += len(records)
+        self._size += sum(map(size_of, records))
+        for same in _with_one_size_each(records):
+            sizes = {digest_of(record): size_of(record) for record in same}
+            lacking = await self._store.missing(sizes)
+            for record in [one for one in same if digest_of(one) in lacking]:
+                same.discard(record)
+                await self._judge(record)
+            if self._deep:
+                await self._hash_all(same)
+
+    async def _hash_all(self, records: set[Record]) -> None:
+        todo = iter(records)
+
+        async def work() -> None:
+            for record in todo:
+                await self._judge(record)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(READERS):
+                    nursery.start_soon(work)
+        # Not `except*`: Python 3.11.2, Debian's, would wrap what is raised.
+        except BaseExceptionGroup as group:
+            raise first_of(group) from None
+
+    async def _judge(self, record: Record) -> None:
+        wrong = await self._look(record)
+        if wrong is not None:
+            self._wrong[record] = wrong
+
+    async def _look(self, record: Record) -> Wrong | None:
+        """Read a blob; what is wrong with it."""
+        digest, size = digest_of(record), size_of(record)
+        data = self._store.at_hand(digest, size)
+        if data is not None:
+            await trio.lowlevel.checkpoint()
+            return None if digests.of(data) == digest else Wrong.BYTES
+        sink = _Hashing()
+        try:
+            await self._store.get(digest, size, sink)
+        except BlobMissing:
+            return Wrong.MISSING
+        except Corrupt:
+            return Wrong.SIZE
+        if sink.size != size:
+            return Wrong.SIZE
+        return None if sink.hasher.digest() == digest else Wrong.BYTES
+
+    async def _damage(self, facts: Facts) -> Damage | None:
+        """The paths of a list that are hurt."""
+        if not self._wrong:
+            return None
+        try:
+            opened = await self._store.open_list(facts.name)
+        except ListMissing:
+            return None  # deleted since
+        found = _Found(self._wrong)
+        with opened.file:
+            await trio.to_thread.run_sync(found.read, entries_of(opened))
+        if not found.counts:
+            return None
+        missing = found.counts.get(Wrong.MISSING, 0)
+        corrupt = sum(found.counts.values()) - missing
+        return Damage(facts.name, facts.files, missing, corrupt, found.hurt)
+
+
+class _Hashing:
+    """A sink that keeps nothing but the md5."""
+
+    def __init__(self) -> None:
+        self.hasher = digests.hasher()
+        self.size = 0
+
+    def write(self, data: bytes | memoryview, /) -> None:
+        self.hasher.update(data)
+        self.size += len(data)
+
+    def restart(self) -> None:
+        self.hasher = digests.hasher()
+        self.size = 0
+
+
+class _Found:
+    """The entries of one list whose blobs are wrong."""
+
+    def __init__(self, wrong: Mapping[Record, Wrong]) -> None:
+        self.counts: Counter[Wrong] = Counter()
+        self.hurt: list[Hurt] = []
+        self._wrong = wrong
+
+    def read(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            if entry.kind is Kind.REGULAR:
+                wrong = self._wrong.get(pack(entry.digest, entry.size))
+                if wrong is not None:
+                    self.counts[wrong] += 1
+                    if len(self.hurt) < NAMED:
+                        self.hurt.append(Hurt(entry.path, entry.digest, wrong))
+
+
+def _with_one_size_each(records: set[Record]) -> Iterator[set[Record]]:
+    """The same, in sets in which no digest comes twice."""
+    while records:
+        some = set({digest_of(record): record for record in records}.values())
+        yield set(some)
+        records = records - some

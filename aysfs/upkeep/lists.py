@@ -1,0 +1,101 @@
+"""Going through the lists of a store: which blobs they name, and what they are.
+
+Serves all of upkeep. Owns the answer to "what does a list name": whoever deletes, checks or
+copies asks here, so that none of them can forget a blob. Holds one entry at a time.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import trio
+
+from aysfs.digest import Digest
+from aysfs.errors import BadList, StoreTrouble
+from aysfs.flist.entry import Entry, Kind
+from aysfs.flist.text import FlistReader
+from aysfs.names import ServiceName
+from aysfs.store.protocol import OpenList, Store, Stray
+
+Take = Callable[[Digest, int], object]
+"""Told every blob that a list names, digest and size; one that is named twice, twice."""
+
+Step = Callable[[str, int, int], object]
+"""Told the phase of long work, and how much of it is done of how much."""
+
+
+class Facts(NamedTuple):
+    """A list in numbers. ``size`` is that of its files, several names of one file counted once."""
+
+    name: ServiceName
+    entries: int
+    files: int
+    size: int
+    mtime_ns: int
+
+
+async def read_list(store: Store, name: ServiceName, take: Take) -> Facts:
+    """Read a list whole. BadList for the first thing in it that is wrong."""
+    opened = await store.open_list(name)
+    return await trio.to_thread.run_sync(_read, opened, name, take, abandon_on_cancel=True)
+
+
+def _read(opened: OpenList, name: ServiceName, take: Take) -> Facts:
+    entries = files = size = 0
+    with opened.file:
+        for entry in entries_of(opened):
+            entries += 1
+            if entry.kind is Kind.REGULAR:
+                files += 1
+                if not entry.ext or entry.hardlink is None:
+                    size += entry.size
+                take(entry.digest, entry.size)
+    return Facts(name, entries, files, size, opened.mtime_ns)
+
+
+def entries_of(opened: OpenList) -> Iterator[Entry]:
+    """The entries of a list; BadList for one that names blobs which cannot be told from it.
+
+    This is the place for what names blobs indirectly: the index blob of ``chunks=`` will have to
+    be read here, and what it names told too. Until then such a list is one that cannot be read.
+    """
+    with _reading(opened):
+        reader = FlistReader(
+            opened.file, source=opened.source, mtime_ns=opened.mtime_ns, resolve=_nobody
+        )
+        for entry in reader:
+            if entry.ext and entry.kind is Kind.REGULAR and entry.get(b"chunks") is not None:
+                reason = "`chunks=` names blobs in a way that is not known here"
+                raise BadList(opened.source, reader.line, reason)
+            yield entry
+
+
+def refuse_foreign(store: Store, strays: Sequence[Stray]) -> None:
+    """BadList where a file beside the lists may be one that names blobs, under no service's name.
+
+    The lineage's builds wrote ``md.flist``.
+    """
+    for foreign in foreign_lists(strays):
+        raise BadList(
+            f"{store.label}: {foreign}",
+            0,
+            "a list whose name is no service's: what it names counts",
+        )
+
+
+def foreign_lists(strays: Sequence[Stray]) -> list[str]:
+    """Files that look like lists and cannot be asked for by a name."""
+    return [one.path for one in strays if one.path.endswith(".flist")]
+
+
+@contextmanager
+def _reading(opened: OpenList) -> Iterator[None]:
+    """A list that stops being readable is trouble, and is named."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreTrouble(f"{opened.source}: cannot be read: {error.strerror}") from error
+
+
+def _nobody(_what: str, _name: bytes) -> None:
+    """Owners do not matter here: none is looked up."""

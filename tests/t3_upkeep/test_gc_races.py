@@ -1,0 +1,323 @@
+"""A gc beside pushes: whatever happens between what, a list that was published is complete.
+
+Everybody stops before each call to the store, and the test says who goes on: every place where
+a gc can be begun, and can be cut in two, is tried, and then schedules at random. Blobs have no
+grace period here, so only the protocol protects them.
+"""
+
+import contextlib
+import io
+import itertools
+import tarfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aysfs import digest as digests
+from aysfs.errors import StoreTrouble
+from aysfs.names import ServiceName, parse_name
+from aysfs.publish import send
+from aysfs.publish.push import push
+from aysfs.publish.stream import TarTree, publish_list, put_missing
+from aysfs.store import claims
+from aysfs.store.claims import Claim
+from aysfs.store.directory import DirectoryStore
+from aysfs.store.faults import _Gated
+from aysfs.store.memory import MemoryStore
+from aysfs.store.open import open_store
+from aysfs.store.protocol import BlobSource, Store, Stored
+from aysfs.store.ssh_address import SshCredentials
+from aysfs.upkeep.check import check
+from aysfs.upkeep.gc import gc
+from tests.cancelling import threads_ended
+from tests.servers import Sshd
+
+NAME, OTHER = parse_name("a__b"), parse_name("c__d")
+AT_ONCE = 10_000  # steps: to the end, or until it waits for somebody
+
+
+class Turns(_Gated):
+    """Each call waits until it is this actor's turn."""
+
+    def __init__(self, inner: MemoryStore) -> None:
+        super().__init__(inner)
+        self._memory = inner
+        self._event: trio.Event | None = None
+        self.ended = False
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._event is not None
+
+    async def _enter(self, call: str, key: object) -> None:
+        self._event = trio.Event()
+        await self._event.wait()
+
+    async def shelf(self, first: int) -> list[Stored]:
+        """A shelf that is empty is no step: the schedules would be long and say nothing."""
+        if any(digest[0] == first for digest in self._memory.blobs):
+            return await super().shelf(first)
+        return await self._memory.shelf(first)
+
+    def go_on(self) -> None:
+        assert self._event is not None
+        self._event.set()
+        self._event = None
+
+
+Actor = tuple[Turns, Callable[[], Awaitable[object]]]
+Plan = Sequence[tuple[int, int]]  # which actor, for how many steps
+
+
+async def play(actors: Sequence[Actor], plan: Plan) -> int:
+    """Let actors go on as planned, and then each to its end; how many steps were made."""
+    steps = 0
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+
+    async def run(turns: Turns, work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        finally:
+            turns.ended = True
+
+    async with trio.open_nursery() as nursery:
+        for turns, work in actors:
+            nursery.start_soon(run, turns, work)
+        last = [(number, AT_ONCE) for number in range(len(actors))]
+        for number, count in itertools.chain(plan, itertools.cycle(last)):
+            turns = actors[number][0]
+            for _ in range(count):
+                await everybody_waits()
+                if not turns.is_waiting:
+                    break
+                turns.go_on()
+                steps += 1
+            await everybody_waits()
+            if all(turns.ended for turns, _ in actors):
+                break
+            if not any(turns.is_waiting for turns, _ in actors):
+                clock.jump(claims.POLL)  # all poll
+    return steps
+
+
+async def everybody_waits() -> None:
+    """Return when nobody can go on: not a task, not a worker thread."""
+    await trio.testing.wait_all_tasks_blocked()
+    while trio.to_thread.current_default_thread_limiter().borrowed_tokens:
+        await threads_ended()
+        await trio.testing.wait_all_tasks_blocked()
+
+
+def played(scene: Callable[[Plan], Awaitable[int]], plan: Plan) -> int:
+    return trio.run(scene, plan, clock=trio.testing.MockClock())
+
+
+def new_store() -> MemoryStore:
+    return MemoryStore(clock_ns=lambda: 10**18 + int(trio.current_time() * 1e9))
+
+
+async def is_complete(store: MemoryStore, *names: ServiceName) -> None:
+    assert set(names) <= set(await store.lists())
+    report = await check(store, deep=True)
+    assert report.damage == []
+    assert report.unreadable == {}
+    assert store.noted == {}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("tree")
+    for number in range(4):
+        (top / f"f{number}").write_bytes(b"%d" % number)
+    return top
+
+
+@pytest.fixture(scope="module")
+def small_batches() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(send, "BATCH_FILES", 2)
+        yield
+
+
+def gc_of(turns: Turns) -> Callable[[], Awaitable[object]]:
+    return partial(gc, turns, grace=-1, delete=True, settle=0, clock=trio.current_time)
+
+
+def a_push_and_a_gc(tree: Path) -> Callable[[Plan], Awaitable[int]]:
+    """Of what the push needs, some is there and nobody's, some is not there."""
+
+    async def scene(plan: Plan) -> int:
+        store = new_store()
+        for data in (b"0", b"2", b"garbage"):
+            store.add(data)
+        pusher, sweeper = Turns(store), Turns(store)
+        actors: list[Actor] = [
+            (pusher, partial(push, tree, NAME, pusher)),
+            (sweeper, gc_of(sweeper)),
+        ]
+        steps = await play(actors, plan)
+        await is_complete(store, NAME)
+        assert digests.of(b"garbage") not in store.blobs
+        return steps
+
+    return scene
+
+
+def test_a_gc_between_any_two_steps_of_a_push(tree: Path, small_batches: None) -> None:
+    total = played(a_push_and_a_gc(tree), [])
+    for before in range(total + 1):
+        played(a_push_and_a_gc(tree), [(0, before), (1, AT_ONCE)])
+
+
+def test_a_push_between_any_two_steps_of_a_gc(tree: Path, small_batches: None) -> None:
+    total = played(a_push_and_a_gc(tree), [])
+    for before in range(total + 1):
+        played(a_push_and_a_gc(tree), [(1, before), (0, AT_ONCE)])
+
+
+def test_each_cut_in_two_anywhere(tree: Path, small_batches: None) -> None:
+    for before in range(1, 16):
+        for first in range(1, 18):
+            played(a_push_and_a_gc(tree), [(0, before), (1, first), (0, AT_ONCE)])
+
+
+def two_pushes_and_two_gcs(tree: Path) -> Callable[[Plan], Awaitable[int]]:
+    """Two people push the same service, and two gcs run, one after the other or refused."""
+
+    async def scene(plan: Plan) -> int:
+        store = new_store()
+        for data in (b"0", b"3", b"garbage"):
+            store.add(data)
+        turns = [Turns(store) for _ in range(4)]
+
+        async def sweep(one: Turns) -> None:
+            try:
+                await gc_of(one)()
+            except StoreTrouble as refusal:
+                if "another gc" not in str(refusal):
+                    raise
+
+        actors: list[Actor] = [
+            (turns[0], partial(push, tree, NAME, turns[0], base=b"/one", tag="1")),
+            (turns[1], partial(push, tree, NAME, turns[1], base=b"/two", tag="2")),
+            (turns[2], partial(sweep, turns[2])),
+            (turns[3], partial(sweep, turns[3])),
+        ]
+        steps = await play(actors, plan)
+        await is_complete(store, NAME, NAME._replace(tag="1"), NAME._replace(tag="2"))
+        return steps
+
+    return scene
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), max_size=30))
+def test_any_schedule_of_pushes_and_gcs(tree: Path, small_batches: None, plan: Plan) -> None:
+    played(two_pushes_and_two_gcs(tree), plan)
+
+
+def tar_of(*files: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        top = tarfile.TarInfo("top")
+        top.type = tarfile.DIRTYPE
+        archive.addfile(top)
+        for number, data in enumerate(files):
+            member = tarfile.TarInfo(f"top/f{number}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def test_a_build_that_streams_beside_a_gc() -> None:
+    """As a build does it: a batch at a time, with time between, and a list at the end."""
+
+    async def scene(plan: Plan) -> int:
+        store = new_store()
+        for data in (b"0", b"1", b"garbage"):
+            store.add(data)
+        builder, sweeper = Turns(store), Turns(store)
+
+        async def build() -> None:
+            claim = Claim(builder, clock=trio.current_time)
+            blobs: list[BlobSource] = []
+            tree = TarTree(blobs.extend)
+            tree.add(io.BytesIO(tar_of(b"0", b"1", b"2")).read, b"/top")
+            for blob in blobs:
+                await put_missing([claim], [blob])
+            await publish_list([claim], NAME, *tree.finish())
+            await claim.aclose()
+
+        steps = await play([(builder, build), (sweeper, gc_of(sweeper))], plan)
+        await is_complete(store, NAME)
+        return steps
+
+    total = played(scene, [])
+    for before in range(total + 1):
+        played(scene, [(0, before), (1, AT_ONCE)])
+        played(scene, [(1, before), (0, AT_ONCE)])
+
+
+# --- real stores -------------------------------------------------------------------------
+
+
+def over_ssh(root: Path, sshd: Sshd) -> Store:
+    credentials = SshCredentials(sshd.key, sshd.known_hosts)
+    return open_store(sshd.url(root), credentials=credentials)
+
+
+@pytest.mark.parametrize("kind", ["directory", "ssh"])
+async def test_a_gc_beside_pushes_over_a_real_store(
+    tmp_path: Path, small_batches: None, sshd: Sshd, kind: str
+) -> None:
+    """Pushes and gcs one after the other, side by side: each has a store of its own."""
+    root = tmp_path / "store"
+    (root / "dedupe").mkdir(parents=True)
+    trees = []
+    for number in range(2):
+        tree = tmp_path / f"tree{number}"
+        tree.mkdir()
+        trees.append(tree)
+        for file in range(4):
+            (tree / f"f{file}").write_bytes(b"shared %d" % (file * (1 + number)))
+    stores = [DirectoryStore(root) if kind == "directory" else over_ssh(root, sshd) for _ in "123"]
+    done = trio.Event()
+
+    async def pushes(store: Store, tree: Path, name: ServiceName) -> None:
+        for number in range(3):
+            (tree / "changes").write_bytes(b"%d" % (number % 2))
+            await push(tree, name, store)
+
+    async def sweeps(store: Store) -> None:
+        while not done.is_set():
+            await gc(store, grace=-1, delete=True, settle=0)
+            await trio.lowlevel.checkpoint()
+
+    try:
+        with patched_poll():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sweeps, stores[2])
+                async with trio.open_nursery() as pushing:
+                    pushing.start_soon(pushes, stores[0], trees[0], NAME)
+                    pushing.start_soon(pushes, stores[1], trees[1], OTHER)
+                done.set()
+        report = await check(stores[0], deep=True)
+        assert (len(report.lists), report.damage, report.unreadable) == (2, [], {})
+        assert await stores[0].notes() == {}
+    finally:
+        for store in stores:
+            await store.aclose()
+
+
+@contextlib.contextmanager
+def patched_poll() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "POLL", 0.01)
+        yield
