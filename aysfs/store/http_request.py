@@ -231,6 +231,8 @@ class Streamed(Request):
                 self._left = self._bounds.tries
             return self._failed(easy, ended)
         if not self._accepted:
+            if self._position and self._status_code in (404, 410):
+                raise StoreTrouble(f"{self.where}: went away while it was read")
             return self._status(easy, self._status_code)
         if self._size is not None and self._position != self._size:
             return self._again(f"{self._position} of {self._size} bytes")

@@ -144,6 +144,7 @@ async def test_a_server_without_ranges_cannot_go_on(data: bytes) -> None:
         (part(MIDDLE + b"x", len(MIDDLE) - 7000, ETag='"1"'), "another range"),
         (part(MIDDLE, len(MIDDLE) - 7000, ETag='"2"'), "changed on the server"),
         (answer(b"", "416 Range Not Satisfiable"), "HTTP 416"),
+        (answer(b"", "404 Not Found"), "went away"),
     ],
 )
 async def test_what_goes_on_must_be_the_same_file(then: bytes, words: str) -> None:
