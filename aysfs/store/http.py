@@ -211,7 +211,8 @@ class HttpStore:
             await self._client.perform(held)
             sink.write(held.data)
         elif size <= POURED:
-            await self._client.perform(Streamed(url, where, self._bounds, size, sink))
+            request = Streamed(url, where, self._bounds, size, sink, sink.restart)
+            await self._client.perform(request)
         else:
             await pour(self._client, self._limiter, url, where, self._bounds, size, sink)
 

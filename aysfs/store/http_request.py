@@ -173,8 +173,8 @@ class Held(Request):
 class Streamed(Request):
     """A body that goes to a sink as it comes: cut short, it goes on where it stopped.
 
-    ``rewind`` makes the sink take it from the beginning again; without it a server that cannot
-    go on is trouble. ``size`` is None where only the server knows it.
+    Where the server cannot go on, ``rewind`` makes the sink take it from the beginning again.
+    ``size`` is None where only the server knows it.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Streamed(Request):
         bounds: Bounds,
         size: int | None,
         sink: Writes,
-        rewind: Callable[[], object] | None = None,
+        rewind: Callable[[], object],
     ) -> None:
         super().__init__(url, where, bounds)
         self._size = size
@@ -278,7 +278,8 @@ class Streamed(Request):
         validators = self._headers.get("etag", ""), self._headers.get("last-modified", "")
         if self._status_code == 200:
             if self._position:
-                self._start_over()
+                self._rewind()
+                self._position = self._begun_at = 0
             length = self._headers.get("content-length", "")
             if self._size is not None and length.isdecimal() and int(length) != self._size:
                 raise wrong_size(self.where, int(length), self._size)
@@ -293,15 +294,6 @@ class Streamed(Request):
         if self._validators != validators:
             raise StoreTrouble(f"{self.where}: changed on the server while it was read")
         return True
-
-    def _start_over(self) -> None:
-        if self._rewind is None:
-            raise StoreTrouble(
-                f"{self.where}: cut after {self._position} bytes, and cannot go on from there",
-                hint="the server answers no range requests, or the file was replaced meanwhile",
-            )
-        self._rewind()
-        self._position = self._begun_at = 0
 
 
 class Head(Request):
