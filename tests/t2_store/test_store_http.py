@@ -6,6 +6,8 @@ import contextlib
 import datetime
 import io
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -176,6 +178,54 @@ async def test_a_name_that_is_nobodys(host: str) -> None:
         with pytest.raises(StoreTrouble, match=host) as caught:
             await get(store, SMALL)
     assert caught.value.hint is None or "DNS" in caught.value.hint
+
+
+SILENT_NAME_SERVER = """
+import fcntl, socket, struct, time, trio
+from aysfs.digest import EMPTY
+from aysfs.store.http import HttpStore
+from aysfs.store.http_address import parse_http_address
+from aysfs.store.http_request import Bounds
+
+silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+fcntl.ioctl(silent, 0x8914, struct.pack("16sh14x", b"lo", 1))  # SIOCSIFFLAGS: up
+silent.bind(("127.0.0.1", 53))
+
+async def main():
+    longest = 0.0
+
+    async def tick():
+        nonlocal longest
+        while True:
+            before = time.monotonic()
+            await trio.sleep(0.01)
+            longest = max(longest, time.monotonic() - before)
+
+    store = HttpStore(parse_http_address("http://store.example"), bounds=Bounds(connect=0.5))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tick)
+        try:
+            await store.missing({EMPTY: 0})
+        except Exception as error:
+            print(error)
+        await store.aclose()
+        nursery.cancel_scope.cancel()
+    print("held" if longest > 2 else "free")
+
+trio.run(main)
+"""
+
+
+def test_a_name_server_that_never_answers_holds_nobody(tmp_path: Path) -> None:
+    """In namespaces of its own, where every question goes to a socket that nobody reads."""
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    shell = 'mount --bind "$1" /etc/resolv.conf && exec "$2" -c "$3"'
+    command = ["unshare", "-mn", "sh", "-c", shell, "sh", f"{tmp_path}/resolv.conf"]
+    command += [sys.executable, SILENT_NAME_SERVER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said, loop = done.stdout.splitlines()
+    assert said.endswith(": no connection within 0.5 s")
+    assert (loop, done.stderr) == ("free", "")
 
 
 # --- other answers -----------------------------------------------------------------------
