@@ -129,13 +129,16 @@ class ServerTrouble(AysfsError):
 
 
 class BuildFailed(AysfsError):
-    """A step of a build failed. ``output`` is the last that the container said."""
+    """A step of a build failed. ``output`` is what was said last, ``heard`` while it was said."""
 
     code = ExitCode.BUILD
 
-    def __init__(self, message: str, *, output: str = "", hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, output: str = "", heard: bool = False, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.output = output
+        self.heard = heard
 
 
 class VerifyFailed(AysfsError):

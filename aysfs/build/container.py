@@ -10,6 +10,7 @@ import shlex
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, BinaryIO, NamedTuple
 
 import docker.errors
@@ -25,6 +26,7 @@ Say = Callable[[bytes], None]
 
 LOCAL = "unix:///var/run/docker.sock"
 TIMEOUT = 60  # seconds for an answer of Docker itself; what runs in a container may take longer
+_STOPPED = "the container was stopped from outside"
 _KILLED = 137  # the exit code of SIGKILL: of the command alone, or of the whole container,
 _DYING = 5.0  # which Docker says to run for a moment after the last of it has died
 LABEL = "aysfs.build"  # marks our containers with the service they are for
@@ -309,6 +311,11 @@ class Container:
                 raw = self.engine._patient.exec_start(made["Id"], socket=True)
             except docker.errors.NotFound as error:
                 raise ServerTrouble(f"{self}: the container is gone") from error
+            except docker.errors.APIError as error:
+                if error.status_code != HTTPStatus.CONFLICT:
+                    raise
+                # It does not run (nor is it paused: nobody pauses ours).
+                raise ServerTrouble(f"{self}: {_STOPPED}") from error
             response = raw._response
             try:
                 yield _Running(self, made["Id"], _frames(response.raw._fp.fp))
@@ -341,7 +348,7 @@ class _Running:
             except docker.errors.NotFound:
                 code, alive = None, False
         if code is None or not alive:
-            raise ServerTrouble(f"{self._container}: the container was stopped from outside")
+            raise ServerTrouble(f"{self._container}: {_STOPPED}")
         return int(code)
 
     def _is_alive(self, patience: float) -> bool:

@@ -91,7 +91,9 @@ class BuildLog:
         except BuildFailed as failure:
             if failure.output:
                 raise
-            raise BuildFailed(str(failure), output=self.tail(), hint=failure.hint) from failure
+            raise BuildFailed(
+                str(failure), output=self.tail(), heard=True, hint=failure.hint
+            ) from failure
 
     def tail(self) -> str:
         """The last lines of this step."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from aysfs.build.recipe import dependencies
-from aysfs.build.template import Template, Templates
-from aysfs.errors import BadName, BadRecipe
+from aysfs.build.template import RECIPE, Finding, Template, Templates
+from aysfs.errors import AysfsError, BadHrd, BadName, BadRecipe
 from aysfs.names import ServiceName
 
 
@@ -48,10 +48,32 @@ def _visit(
     if name in found:
         return
     needs = []
-    for one in dependencies(template.hrd):
-        if one.type == "build":
-            other = f"{one.domain}__{one.name}" if one.domain else one.name
-            needed = templates.find(other)
-            _visit(templates, needed, found, (*above, name))
-            needs.append(needed.name)
+    for other in _needed(template):
+        needed = templates.find(other)
+        _visit(templates, needed, found, (*above, name))
+        needs.append(needed.name)
     found[name] = Planned(template, tuple(dict.fromkeys(needs)))
+
+
+def absent(templates: Templates, template: Template) -> list[Finding]:
+    """What this template needs to be built first and that no folder of templates has."""
+    found = []
+    place = str(template.folder / RECIPE)
+    try:
+        needed = _needed(template)
+    except BadHrd:
+        return []  # a finding of the template itself
+    for other in needed:
+        try:
+            templates.find(other)
+        except AysfsError as refusal:
+            found.append(Finding(place, f"it needs `{other}`: {refusal}"))
+    return found
+
+
+def _needed(template: Template) -> list[str]:
+    return [
+        f"{one.domain}__{one.name}" if one.domain else one.name
+        for one in dependencies(template.hrd)
+        if one.type == "build"
+    ]

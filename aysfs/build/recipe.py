@@ -5,6 +5,7 @@ destination) or relative (a source), and holds no ``..``; nothing starts with a 
 stand on a command line. It must not clone, download or place anything.
 """
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -166,6 +167,9 @@ def dependencies(hrd: Hrd) -> list[Dependency]:
     ]
 
 
+_READ = ("build", "dependencies", "git.export", "verify", "web.export")
+
+
 def unknown_keys(hrd: Hrd) -> list[tuple[str, str]]:
     """Keys of exports that mean nothing, each with the export it stands in."""
     return [
@@ -176,6 +180,21 @@ def unknown_keys(hrd: Hrd) -> list[tuple[str, str]]:
         for name in value
         if name not in known
     ]
+
+
+def mistyped_keys(hrd: Hrd) -> list[tuple[str, str]]:
+    """Keys that nothing reads and that are nearly one a build reads, with what may be meant.
+
+    A recipe may have any key, for its own ``$(...)`` or for other tools; so no more can be said.
+    """
+    found = []
+    for key in sorted(hrd.keys()):
+        stem, _, number = key.rpartition(".")
+        name = stem if number.isdecimal() else key
+        near = difflib.get_close_matches(name, _READ, n=1, cutoff=0.8)
+        if near and name not in _READ:
+            found.append((key, near[0]))
+    return found
 
 
 def without_credentials(url: str) -> tuple[str, str | None, str | None]:

@@ -26,6 +26,7 @@ from aysfs.build.recipe import (
     dependencies,
     git_export,
     git_exports,
+    mistyped_keys,
     unknown_keys,
     verify_spec,
     web_export,
@@ -130,6 +131,10 @@ class Template:
         found = [
             Finding(f"{place}:{hrd.line(key)}", f"`{key}` has an unknown key `{unknown}`")
             for key, unknown in unknown_keys(hrd)
+        ]
+        found += [
+            Finding(f"{place}:{hrd.line(key)}", f"nothing reads `{key}`: is `{meant}` meant?")
+            for key, meant in mistyped_keys(hrd)
         ]
         if not hrd.exists("build"):
             found.append(Finding(place, "no image: `build = image:...` is missing"))

@@ -19,6 +19,7 @@ from aysfs.cli.toolchain import BuildRequest, build, log_of, verify_published
 @click.option("--host", "hosts", multiple=True, metavar="KEY", help="A build server; repeatable.")
 @click.option("--build", "image_build", is_flag=True, help="Build the image from its repository.")
 @click.option("--push", "image_push", is_flag=True, help="Push the image to its registry.")
+@click.option("--tag", help="Keep each SERVICE under this tag too, e.g. 1.2.")
 @click.option("--debug", is_flag=True, help="Keep the container of the build.")
 @click.option("--force", is_flag=True, help="Build although nothing changed.")
 @click.option("--no-verify", is_flag=True, help="Publish without a check in a container.")
@@ -38,6 +39,7 @@ def build_command(
     hosts: tuple[str, ...],
     image_build: bool,
     image_push: bool,
+    tag: str | None,
     debug: bool,
     force: bool,
     no_verify: bool,
@@ -54,7 +56,7 @@ def build_command(
     end_as_interrupted()
     settings = load_settings(stores, cache)
     options = Options(force, debug, image_build, image_push, network=network)
-    request = BuildRequest(names, hosts, stores, templates, options, not no_verify, as_json)
+    request = BuildRequest(names, hosts, stores, templates, options, not no_verify, as_json, tag)
     report(build(settings, request), as_json=as_json)
 
 

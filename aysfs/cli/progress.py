@@ -32,6 +32,12 @@ class PhaseMeter(Protocol):
     def __call__(self, phase: str, done: int, total: int, /) -> None: ...
 
 
+class TextMeter(Protocol):
+    """Long work tells it how far the bar is, and what stands beside it."""
+
+    def __call__(self, done: int, total: int, text: str, /) -> None: ...
+
+
 Shown = Callable[[float], str]
 """How much of a phase is written: as a size, or as a number."""
 
@@ -39,11 +45,22 @@ Shown = Callable[[float], str]
 @contextmanager
 def phases(what: str, shown: Shown = size_text) -> Iterator[PhaseMeter]:
     """As ``progress``, for work that is several phases of known sizes, one after the other."""
+    with told(what) as tell:
+
+        def meter(phase: str, done: int, total: int, /) -> None:
+            tell(done, total, f"{phase} {shown(done)} of {shown(total)}")
+
+        yield meter
+
+
+@contextmanager
+def told(what: str) -> Iterator[TextMeter]:
+    """As ``progress``, for work that has its own words for how far it is."""
     if sys.stderr.isatty():
-        with _phase_bar(what, shown) as meter:
+        with _text_bar(what) as meter:
             yield meter
     else:
-        yield _phase_lines(what, shown)
+        yield _text_lines(what)
 
 
 @contextmanager
@@ -71,12 +88,12 @@ def _now_and_then(every: float, start: float) -> Callable[[], bool]:
     return due
 
 
-def _phase_lines(what: str, shown: Shown) -> PhaseMeter:
+def _text_lines(what: str) -> TextMeter:
     due = _now_and_then(_PLAIN_EVERY, time.monotonic())
 
-    def meter(phase: str, done: int, total: int, /) -> None:
+    def meter(_done: int, _total: int, text: str, /) -> None:
         if due():
-            note(f"{what}: {phase} {shown(done)} of {shown(total)}")
+            note(f"{what}: {text}")
 
     return meter
 
@@ -113,20 +130,18 @@ def _bar(what: str, total: int | None) -> Iterator[Meter]:
 
 
 @contextmanager
-def _phase_bar(what: str, shown: Shown) -> Iterator[PhaseMeter]:
+def _text_bar(what: str) -> Iterator[TextMeter]:
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[size]}"),
-        TimeElapsedColumn(),
+        BarColumn(bar_width=10),  # a terminal of 80 columns has room for the words
+        TextColumn("{task.fields[text]}"),
     )
     with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(what, total=None, size="")
+        task = bar.add_task(what, total=None, text="")
         due = _now_and_then(_DRAW_EVERY, 0.0)
 
-        def meter(phase: str, done: int, total: int, /) -> None:
+        def meter(done: int, total: int, text: str, /) -> None:
             if due() or done == total:
-                size = f"{phase} {shown(done)} of {shown(total)}"
-                bar.update(task, completed=done, total=total, size=size)
+                bar.update(task, completed=done, total=total, text=text)
 
         yield meter

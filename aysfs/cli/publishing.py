@@ -2,19 +2,21 @@
 
 import gc
 import os
+import time
 from functools import partial
 from pathlib import Path
 
 import click
 
 from aysfs.cli.config import Settings, settings_options
-from aysfs.cli.progress import phases
+from aysfs.cli.progress import TextMeter, told
 from aysfs.cli.render import note, show_json, size_text
-from aysfs.cli.session import open_to_write, run_async
+from aysfs.cli.session import end_as_interrupted, open_to_write, run_async
 from aysfs.errors import BadName
 from aysfs.names import ServiceName
 from aysfs.publish.hash_cache import HashCache
 from aysfs.publish.push import PushReport, push
+from aysfs.publish.send import Sent
 
 
 @click.command("push")
@@ -38,6 +40,7 @@ def push_command(
         raise BadName(f"`{name}` is a file, not a service", hint="--name takes domain__name")
     if not directory.is_dir():
         raise BadName(f"there is no directory {directory}")
+    end_as_interrupted()
     report = run_async(partial(_push, settings, directory, ref, tag, base))
     if as_json:
         show_json(report._asdict() | {"name": str(ref), "list_md5": report.list_md5.hex()})
@@ -57,7 +60,7 @@ async def _push(
     gc.disable()
     store = open_to_write(settings, settings.store, given=settings.store_is_given)
     try:
-        with phases("push") as meter:
+        with told("push") as meter:
             return await push(
                 directory,
                 name,
@@ -65,8 +68,19 @@ async def _push(
                 base=None if base is None else os.fsencode(base),
                 tag=tag,
                 hash_cache=HashCache(settings.cache),
-                progress=partial(meter, "read"),
+                progress=partial(_tell, meter, time.monotonic()),
                 waiting=lambda line: note(f"aysfs: {line}"),
             )
     finally:
         await store.aclose()
+
+
+def _tell(meter: TextMeter, began: float, sent: Sent) -> None:
+    """How far a push is, in words."""
+    rate = sent.bytes / max(time.monotonic() - began, 0.001)
+    meter(
+        sent.bytes,
+        sent.of_bytes,
+        f"{sent.files} of {sent.of_files} files, {size_text(sent.bytes)} ({size_text(rate)}/s),"
+        f" {size_text(sent.uploaded_bytes)} new, {sent.present_blobs} there",
+    )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from aysfs.build.plan import absent
 from aysfs.cli.config import load_settings
 from aysfs.cli.render import show_json
 from aysfs.cli.toolchain import templates_of
@@ -54,7 +55,7 @@ def check_command(services: tuple[str, ...], templates: tuple[Path, ...]) -> Non
     """Everything that is wrong with templates, as far as it shows without building."""
     known = templates_of(load_settings(), templates)
     chosen = [known.find(name) for name in services] or known.list()
-    findings = [(one, finding) for one in chosen for finding in one.check()]
+    findings = [(one, finding) for one in chosen for finding in [*one.check(), *absent(known, one)]]
     for _, finding in findings:
         click.echo(str(finding))
     if findings:

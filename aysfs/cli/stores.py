@@ -11,7 +11,7 @@ import click
 from aysfs.cli.config import Settings, parse_age, settings_options, store_url
 from aysfs.cli.progress import phases
 from aysfs.cli.render import note, show_error, show_json, size_text
-from aysfs.cli.session import open_to_write, run_async
+from aysfs.cli.session import end_as_interrupted, open_to_write, run_async
 from aysfs.errors import BadConfig, BadList, BadName, BlobMissing, Corrupt, ListMissing
 from aysfs.names import ServiceName, tagged
 from aysfs.store.claims import SETTLE, store_time
@@ -203,6 +203,7 @@ def gc_command(
     if delete and dry_run:
         raise click.UsageError("--delete and --dry-run exclude each other")
     age = parse_age(grace, "`--grace`")
+    end_as_interrupted()
     with phases("store gc", _number) as step:
         work = partial(gc, grace=age, delete=delete, settle=settle, step=step)
         report = run_async(partial(_with_store, settings, work))
@@ -248,6 +249,7 @@ def copy_command(
     if bool(names) == everything:
         raise click.UsageError("name the services to copy, or give --all")
     refs = [_service(settings, name) for name in names] or None
+    end_as_interrupted()
     with phases("store copy", _number) as step:
         report = run_async(partial(_copy, settings, store_url(to), refs, step))
     if as_json:

@@ -33,13 +33,14 @@ from aysfs.build.verify import Mount, Verified, tops_of, verify
 from aysfs.cli.config import Settings, docker_address, source_date_epoch, store_url
 from aysfs.cli.render import note
 from aysfs.cli.session import open_to_write, run_async
-from aysfs.errors import BadName, BadRecipe, Missing, TemplateMissing
+from aysfs.errors import BadName, BadRecipe, BuildFailed, Missing, TemplateMissing
 from aysfs.load import Loaded, load_tree
 from aysfs.mount import life
 from aysfs.mount.options import MountOptions
-from aysfs.names import ServiceName
+from aysfs.names import ServiceName, parse_name, tagged
 from aysfs.store.open import open_store, open_stores
 from aysfs.store.protocol import Store
+from aysfs.upkeep.copy import retag
 
 HERE = Path("build")  # templates of the working directory
 
@@ -55,6 +56,7 @@ class BuildRequest:
     options: Options = field(default_factory=Options)
     verify: bool = True
     quiet: bool = False
+    tag: str | None = None
 
 
 def templates_of(settings: Settings, more: Sequence[Path] = ()) -> Templates:
@@ -64,10 +66,20 @@ def templates_of(settings: Settings, more: Sequence[Path] = ()) -> Templates:
 
 
 def build(settings: Settings, request: BuildRequest) -> list[Built]:
-    """Build, verify and publish; in the order of what depends on what."""
+    """Build, verify and publish; in the order of what depends on what.
+
+    What was named gets the tag, also where nothing changed; what it depends on does not.
+    """
+    if request.tag is not None:
+        _tagged(settings, request.names, request.tag)  # a bad one is told before anything is built
     planned = plan(templates_of(settings, request.templates), request.names)
     options = replace(request.options, epoch=source_date_epoch())
-    return run_async(partial(_build, settings, replace(request, options=options), planned))
+    try:
+        return run_async(partial(_build, settings, replace(request, options=options), planned))
+    except BuildFailed as error:
+        if error.heard and not request.quiet:
+            error.output = ""
+        raise
 
 
 async def _build(
@@ -87,7 +99,20 @@ async def _build(
             _quiet if request.quiet else _echo,
             prove,
         )
-        return await build_all(workshop, planned, servers)
+        built = await build_all(workshop, planned, servers)
+        if request.tag is not None:
+            for name, target in _tagged(settings, request.names, request.tag):
+                for one in stores:
+                    await retag(one.store, name, target)
+        return built
+
+
+def _tagged(
+    settings: Settings, names: Sequence[str], tag: str
+) -> list[tuple[ServiceName, ServiceName]]:
+    """Each service, and its name under the tag."""
+    bare = [parse_name(name, settings.default_domain) for name in names]
+    return [(name, tagged(name, tag)) for name in bare]
 
 
 def verify_published(

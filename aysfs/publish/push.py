@@ -19,7 +19,7 @@ from aysfs.flist.entry import Entry, Header, Kind
 from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName, published_names
 from aysfs.publish.hash_cache import HashCache
-from aysfs.publish.send import Progress, Sender
+from aysfs.publish.send import Progress, Sender, Sent
 from aysfs.publish.walk import FileKey, Found, walk
 from aysfs.store.claims import Claim, Waiting, unheard
 from aysfs.store.protocol import Store
@@ -38,7 +38,7 @@ class PushReport(NamedTuple):
     list_md5: Digest
 
 
-def no_progress(done: int, total: int, /) -> None:
+def no_progress(_sent: Sent) -> None:
     """A progress that nobody watches."""
 
 

@@ -8,8 +8,8 @@ not publish anything.
 import functools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple
 
 import trio
 
@@ -39,10 +39,20 @@ CHUNK = 1 << 20
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class Progress(Protocol):
-    """Told how many bytes of those that must be read are done. Called from the event loop."""
+class Sent(NamedTuple):
+    """How far the sending is. ``files`` and ``bytes`` are done of ``of_files`` and ``of_bytes``."""
 
-    def __call__(self, done: int, total: int, /) -> None: ...
+    files: int
+    of_files: int
+    bytes: int
+    of_bytes: int
+    uploaded_blobs: int
+    uploaded_bytes: int
+    present_blobs: int  # that the store had already
+
+
+Progress = Callable[[Sent], None]
+"""Told after each batch, in the event loop."""
 
 
 class _Read(NamedTuple):
@@ -63,12 +73,17 @@ class Sender:
         self._hash_cache = hash_cache
         self._progress = progress
         self._asked: set[Digest] = set()  # the store has them, or a batch sees to it
+        self._sent = Sent(0, 0, 0, 0, 0, 0, 0)
 
     async def send(self, files: Sequence[Found]) -> None:
         """Let the store have every blob of these files. Each inode is read once at most."""
         await self._recall(files)
-        unread = {one.key: one for one in files if one.key not in self.digests}
-        await self._each_batch(list(unread.values()))
+        inodes = {one.key: one for one in files}.values()
+        unread = [one for one in inodes if one.key not in self.digests]
+        sizes = sum(one.entry.size for one in inodes)
+        self._sent = Sent(0, len(inodes), 0, sizes, 0, 0, 0)
+        self._tell([one for one in inodes if one.key in self.digests])
+        await self._each_batch(unread)
 
     async def _recall(self, files: Sequence[Found]) -> None:
         """Know what the cache remembers, except where the store lacks it: that is read again.
@@ -89,13 +104,20 @@ class Sender:
         self.digests = known
 
     async def _each_batch(self, files: Sequence[Found]) -> None:
-        total = sum(one.entry.size for one in files)
-        done = 0
-        self._progress(done, total)
         for batch in _batches(files):
             await self._send_batch(batch)
-            done += sum(one.entry.size for one in batch)
-            self._progress(done, total)
+            self._tell(batch)
+
+    def _tell(self, done: Sequence[Found]) -> None:
+        """These files are done, be it that they were remembered."""
+        self._sent = self._sent._replace(
+            files=self._sent.files + len(done),
+            bytes=self._sent.bytes + sum(one.entry.size for one in done),
+            uploaded_blobs=self.uploaded_blobs,
+            uploaded_bytes=self.uploaded_bytes,
+            present_blobs=len(self._asked) - self.uploaded_blobs,
+        )
+        self._progress(self._sent)
 
     async def _send_batch(self, batch: Batch) -> None:
         started = time.time_ns()

@@ -29,8 +29,8 @@ the store gives them and no clock of a host:
 
 - A push's note counts for PUSH_EXPIRY after it was last written, and is written again every
   RENEW. A push that finds it has slept for longer than half of that (``LAPSE``; suspended, or
-  a blob that took hours) announces everything once more and asks what is missing before it
-  publishes: P1 to P3 again.
+  a blob that took hours) announces everything once more, in notes of new names since a gc may
+  be about to delete the old ones, and asks again what is missing before it publishes: P1 to P3.
 - `.gc` counts for GC_EXPIRY and is written again every GC_RENEW. A gc deletes in small batches,
   and before each it knows that its note was written within the last GC_LAPSE, or stops. The
   margins, hours and minutes, are for what happens between looking and doing.
@@ -102,10 +102,11 @@ class Claim:
         self.store = store
         self._clock = clock
         self._waiting = waiting
-        self._id = os.urandom(8).hex()
+        self._id = _new_id()
         self._notes: list[bytearray] = []  # the digests in each
         self._sizes = array("Q")  # of the same blobs, in order
         self._fresh = clock()  # since then every note has been written
+        self._lapsed = False  # once, for so long that what was asked before may not be true
         self._publishing = False
 
     async def __aenter__(self) -> "Claim":
@@ -132,8 +133,9 @@ class Claim:
 
     async def publish(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
         """Publish a list all of whose blobs were announced, and are there."""
-        if self._notes and self._clock() - self._fresh > LAPSE:
-            await self._announce_again()
+        await self._renew()
+        if self._lapsed:
+            await self._ask_again()
         self._publishing = True
         await self.store.put_list(name, chunks)
         self._publishing = False
@@ -173,9 +175,16 @@ class Claim:
         if first == 0:
             self._fresh = now
 
-    async def _renew(self) -> None:
-        if self._notes and self._clock() - self._fresh > RENEW:
-            await self._write(0)
+    async def _renew(self) -> bool:
+        """P1 again for all, when it is due. Did that happen?"""
+        passed = self._clock() - self._fresh
+        if not self._notes or passed <= RENEW:
+            return False
+        if passed > LAPSE:
+            self._lapsed = True
+            self._id = _new_id()
+        await self._write(0)
+        return True
 
     async def _while_swept(self) -> None:
         """P2, in every store of a chain: each has a gc and a clock of its own."""
@@ -202,13 +211,12 @@ class Claim:
                 told = True
                 self._waiting(f"{store.label}: waiting until a gc has ended")
             await trio.sleep(POLL)
-            if self._clock() - self._fresh > RENEW:
-                written = self._clock()
-                await self._write(0)
+            now_written = self._clock()
+            if await self._renew():
+                written = now_written
 
-    async def _announce_again(self) -> None:
-        """P1 to P3 once more, for all; what was swept meanwhile cannot be sent from here."""
-        await self._write(0)
+    async def _ask_again(self) -> None:
+        """P2 and P3 for all; what was swept meanwhile cannot be sent from here."""
         await self._while_swept()
         everything = b"".join(self._notes)
         digests = (Digest(everything[at : at + SIZE]) for at in range(0, len(everything), SIZE))
@@ -220,6 +228,11 @@ class Claim:
                     " nothing is published",
                     hint="do it again: what is there is not sent twice",
                 )
+        self._lapsed = False
+
+
+def _new_id() -> str:
+    return os.urandom(8).hex()
 
 
 def is_expired(written_ns: int, now_ns: int, seconds: float) -> bool:
@@ -288,9 +301,10 @@ class Sweep:
         await self._write()
         try:
             await trio.sleep(self._settle)
-            if await self._found() != self._note:
+            times = await self._store.notes()
+            if GC_NOTE not in times or await self._found() != self._note:
                 raise self._refusal("began at the same time")
-            self.now_ns = (await self._store.notes())[GC_NOTE]
+            self.now_ns = times[GC_NOTE]
         except BaseException:
             await self.end()
             raise

@@ -130,7 +130,6 @@ class HttpStore:
             raise NoteMissing(f"{self._label} has no note {name}") from None
 
     async def notes(self) -> dict[str, int]:
-        """As promised, but for claims: their names begin with a dot, which servers do not list."""
         relative = layout.list_directory(self._namespace)
         found = await self._look_at(relative, filter(layout.is_note, await self._beside_lists()))
         return {name: found[name].mtime_ns for name in sorted(found)}

@@ -69,6 +69,7 @@ async def gc(
     if not delete:
         return await _Gc(store, None, time.time_ns(), grace, step).run()
     sweep = Sweep(store, settle=settle, clock=clock)
+    step("begins", 0, 1)
     await sweep.begin()
     try:
         return await _Gc(store, sweep, sweep.now_ns, grace, step).run()

@@ -436,6 +436,6 @@ def test_the_lists_in_the_documentation_are_lists() -> None:
 
 
 def test_the_bytes_in_the_documentation_are_the_bytes() -> None:
-    section = FORMAT.read_text().partition("### One file, byte by byte")[2]
+    section = FORMAT.read_text().partition("### One file, byte by byte")[2].partition("\n#")[0]
     digits = re.findall(r"^    ((?:[0-9A-F]{2} )+)", section, re.MULTILINE)
     assert bytes.fromhex("".join(digits)) == body(LINE)

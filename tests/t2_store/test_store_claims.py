@@ -1,5 +1,8 @@
 """What a push counts on and what a gc may delete: notes, waiting, expiry."""
 
+import re
+from pathlib import Path
+
 import pytest
 import trio
 import trio.testing
@@ -30,6 +33,7 @@ from aysfs.store.faults import Counts, Vanishes
 from aysfs.store.memory import MemoryStore
 
 NAME = parse_name("a__b")
+FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
 
 
 def clock_ns() -> int:
@@ -178,6 +182,32 @@ async def test_a_push_that_slept_asks_again_before_it_publishes(
     assert store.published[NAME][0] == b"list"
 
 
+async def test_a_push_that_slept_between_two_batches_asks_again_too(
+    store: MemoryStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    there = store.add(b"there")
+    claim = claim_of(store)
+    assert await claim.missing({there: 5}) == set()
+    await trio.sleep(PUSH_EXPIRY + 1)
+    del store.blobs[there]
+    await claim.missing({store.add(b"more"): 4})
+    with pytest.raises(StoreTrouble, match="1 blobs were removed"):
+        await claim.publish(NAME, [b"list"])
+
+
+async def test_a_push_that_slept_takes_new_notes_since_a_gc_may_delete_the_old(
+    store: MemoryStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    claim = claim_of(store)
+    await claim.missing(some(1))
+    await trio.sleep(PUSH_EXPIRY + 1)
+    dead = await read_claims(store, clock_ns(), bytearray().extend)
+    await claim.missing({blob(1): 1})
+    for name in dead:
+        await store.delete_note(name)
+    assert await claimed(store) == {blob(0), blob(1)}
+
+
 async def test_notes_stay_where_a_list_may_still_appear(
     store: MemoryStore, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -311,6 +341,11 @@ async def test_the_notes_are_as_the_format_has_them(
     [(name, data)] = store.noted.items()
     assert name == f".push-{claim._id}-0"
     assert data == b"aysfs push 1\n" + blob(0) + blob(1)
+    await claim.aclose()
+    section = FORMAT.read_text().partition("## Claims")[2].partition("\n#")[0]
+    digits = re.findall(r"^    ((?:[0-9A-F]{2} )+)", section, re.MULTILINE)
+    await claim.missing({digests.of(b"hello\n"): 6})
+    assert list(store.noted.values()) == [bytes.fromhex("".join(digits))]
     await claim.aclose()
     sweep = sweep_of(store)
     await sweep.begin()

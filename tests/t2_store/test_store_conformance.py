@@ -26,7 +26,7 @@ from aysfs.store.memory import MemoryStore
 from aysfs.store.open import open_store
 from aysfs.store.protocol import BlobSource, Held, Sink, Store
 from aysfs.store.ssh_address import SshCredentials
-from tests.conftest import ExpectOutput
+from tests.conftest import ExpectOutput, same_descriptors
 from tests.servers import Nginx, Sshd
 
 BIG = bytes(range(256)) * 12_345  # three chunks of a directory store, and a rest
@@ -136,6 +136,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     trio.run(_connect, store)
     yield store
     trio.run(store.aclose)
+
+
+@pytest.fixture
+def no_leaks(store: Store) -> Iterator[None]:
+    """As everywhere; an HTTP store has as many connections as there was to do side by side."""
+    with same_descriptors(but="socket:" if isinstance(store, Served) else None):
+        yield
 
 
 async def put(store: Store, data: bytes) -> Digest:
@@ -339,13 +346,12 @@ async def test_a_note_says_when_it_was_written_last(store: Store) -> None:
     assert 0 < first <= (await store.notes())["a"]
 
 
-# Only who writes needs claims, and a web server does not list files whose name begins with a dot.
-@pytest.mark.parametrize("store", [*MAKERS, "ssh"], indirect=True)
 @pytest.mark.parametrize("name", [".gc", ".push-0123456789abcdef-0"])
 async def test_a_claim_is_a_note(store: Store, name: str) -> None:
     await store.write_note(name, b"x")
     assert await store.read_note(name) == b"x"
-    assert list(await store.notes()) == [name]
+    if not isinstance(store, Served):  # whose listing leaves out what begins with a dot
+        assert list(await store.notes()) == [name]
     await store.delete_note(name)
     assert await store.notes() == {}
 

@@ -8,6 +8,7 @@ import io
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -441,6 +442,24 @@ async def test_the_old_layout_is_remembered(nginx: Nginx, folder: Path) -> None:
         for blob in blobs:
             assert await get(store, blob) == blob
     assert len(nginx.requests()) - before == len(blobs) + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "caching"),
+    [
+        ("md/jumpscale__base.flist", "no-cache"),
+        ("", "no-cache"),
+        ("8/c/8cd7ea4a1a1d0c5b0c5d8e4e9d6d2f11", "public, max-age=31536000, immutable"),
+    ],
+)
+def test_caches_on_the_way_are_told_what_never_changes(
+    nginx: Nginx, folder: Path, path: str, caching: str
+) -> None:
+    if path:
+        (folder / "dedupe" / path).parent.mkdir(parents=True)
+        (folder / "dedupe" / path).touch()
+    with urllib.request.urlopen(f"{nginx.url}/{folder.name}/dedupe/{path}") as found:
+        assert found.headers["Cache-Control"] == caching
 
 
 async def test_a_json_listing_will_do(tmp_path: Path) -> None:

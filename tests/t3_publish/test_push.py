@@ -9,19 +9,21 @@ import pytest
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, Corrupt, StoreTrouble
+from aysfs.errors import AysfsError, BadName, Corrupt, StoreTrouble
 from aysfs.flist.text import FlistReader
 from aysfs.names import ServiceName, parse_name
 from aysfs.publish import push as push_module
 from aysfs.publish import send as send_module
 from aysfs.publish.hash_cache import RACY_NS, HashCache
 from aysfs.publish.push import push
+from aysfs.publish.send import Sent
 from aysfs.publish.walk import FileKey, TreeChanged, key_of
 from aysfs.store import layout
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes, Vanishes
 from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import BlobSource
+from tests.cancelling import Cut, at_every_await, threads_ended
 from tests.conftest import next_tick
 
 NAME = parse_name("jumpscale__base")
@@ -129,17 +131,33 @@ async def test_many_batches_into_a_directory(
     monkeypatch.setattr(send_module, "BATCH_FILES", 3)
     for number in range(50):
         (tree / f"f{number}").write_bytes(b"%d" % number)
-    steps: list[tuple[int, int]] = []
-
-    def progress(done: int, total: int, /) -> None:
-        steps.append((done, total))
-
+    steps: list[Sent] = []
     store = DirectoryStore(tmp_path / "store", create=True)
-    report = await push(tree, NAME, store, base=BASE, progress=progress)
+    report = await push(tree, NAME, store, base=BASE, progress=steps.append)
     assert report.uploaded_blobs == 52
     assert await store.lists() == [NAME]
     assert steps == sorted(steps)
-    assert (steps[0][0], steps[-1][0]) == (0, steps[-1][1])
+    assert steps[0].files == steps[0].bytes == 0
+    last = steps[-1]
+    assert (last.files, last.bytes) == (last.of_files, last.of_bytes)
+    assert (last.uploaded_blobs, last.uploaded_bytes) == (52, report.uploaded_bytes)
+    assert last.present_blobs == 0
+
+
+async def test_what_is_remembered_is_done_from_the_start(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(monkeypatch)
+    store = DirectoryStore(tmp_path / "store", create=True)
+    cache = HashCache(tmp_path / "cache")
+    await push(tree, NAME, store, base=BASE, hash_cache=cache)
+    steps: list[Sent] = []
+    again = HashCache(tmp_path / "cache")
+    report = await push(tree, NAME, store, base=BASE, hash_cache=again, progress=steps.append)
+    [only] = steps
+    assert (only.files, only.bytes) == (only.of_files, only.of_bytes)
+    assert only.present_blobs == report.present_blobs > 0
+    assert only.uploaded_blobs == 0
 
 
 async def test_trouble_of_the_store_publishes_nothing(tree: Path) -> None:
@@ -293,3 +311,51 @@ def test_damaged_hashes_are_forgotten(tmp_path: Path) -> None:
     for damaged in (b"", whole[:-1], whole + b"x", whole[:-1] + b"\0", b"X" + whole[1:]):
         (tmp_path / "hashes").write_bytes(damaged)
         assert HashCache(tmp_path).get(KEY) is None
+
+
+async def test_a_tag_is_published_with_the_list(tree: Path) -> None:
+    store = Counts(MemoryStore())
+    await push(tree, NAME, store, base=BASE, tag="1.2")
+    tagged = parse_name("jumpscale__base@1.2")
+    assert await store.lists() == [NAME, tagged]
+    with (await store.open_list(NAME)).file as one, (await store.open_list(tagged)).file as other:
+        assert one.read() == other.read()
+    for name, tag in ((tagged, "2"), (NAME, "A")):
+        with pytest.raises(BadName):
+            await push(tree, name, store, base=BASE, tag=tag)
+
+
+async def test_everything_is_announced_before_it_is_asked_for(tree: Path, tmp_path: Path) -> None:
+    memory = MemoryStore()
+
+    class Asks(Passes):
+        async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
+            announced = b"".join(memory.noted.values())
+            assert all(announced.find(digest) >= 0 for digest in blobs)
+            return await super().missing(blobs)
+
+    for _ in range(2):
+        await push(tree, NAME, Asks(memory), hash_cache=HashCache(tmp_path / "cache"))
+        assert memory.noted == {}
+
+
+async def test_a_push_cut_anywhere_leaves_no_claim_on_what_it_will_not_publish(tree: Path) -> None:
+    lists: set[int] = set()
+
+    class Publishes(Counts):
+        async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
+            self.calls["began"] += 1
+            await super().put_list(name, chunks)
+
+    async def attempt(cut: Cut) -> None:
+        memory = MemoryStore()
+        store = Publishes(memory)
+        await cut.during(lambda: push(tree, NAME, store, base=BASE))
+        await threads_ended()
+        assert memory.noted == {} or store.calls["began"]
+        lists.add(len(memory.published))
+        if memory.published:
+            assert set(memory.blobs.values()) == {b"program", b""}
+
+    assert await at_every_await(attempt) > 10
+    assert lists == {0, 1}

@@ -10,7 +10,7 @@ from aysfs.build.container import Container
 from aysfs.build.log import BuildLog
 from aysfs.build.service import Service
 from aysfs.build.template import Template
-from aysfs.errors import BuildFailed
+from aysfs.errors import BuildFailed, ServerTrouble
 from aysfs.names import parse_name
 
 
@@ -58,6 +58,14 @@ def test_a_command_that_fails_says_what_it_said(service: Service) -> None:
     with pytest.raises(BuildFailed, match=re.escape("`echo oops; false` ended with 1")) as caught:
         service.execute("echo oops; false")
     assert "oops" in caught.value.output
+
+
+def test_a_command_for_a_container_that_was_killed_says_so(
+    service: Service, container: Container
+) -> None:
+    container.engine._api.kill(container.id)
+    with pytest.raises(ServerTrouble, match="the container was stopped from outside"):
+        service.execute("true")
 
 
 def test_output_is_returned(service: Service) -> None:

@@ -169,6 +169,9 @@ def test_a_good_template_has_no_findings(tmp_path: Path) -> None:
         (GOOD + "git.export.2 = text\n", "service.hrd:5", "is no dict"),
         (GOOD + "dependencies.1 = type:build\n", "service.hrd:5", "name is missing"),
         (GOOD + "x = 'y\n", "service.hrd:5", "the quote is not closed"),
+        (GOOD + "git.exprot.2 = url:x, dest:/a\n", "service.hrd:5", "is `git.export` meant?"),
+        (GOOD + "git.exports.2 = url:x, dest:/a\n", "service.hrd:5", "is `git.export` meant?"),
+        (GOOD + "dependency.1 = name:x\n", "service.hrd:5", "is `dependencies` meant?"),
     ],
 )
 def test_what_is_wrong_is_found_with_its_place(

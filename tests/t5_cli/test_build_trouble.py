@@ -204,6 +204,8 @@ def test_a_build_whose_blobs_are_gone_is_built_again(builds: Builds) -> None:
 
 def test_a_build_that_one_store_lacks_is_built_again(builds: Builds) -> None:
     stores = [word for name in ("one", "two") for word in ("--store", name)]
+    for name in ("one", "two"):
+        (builds.host.root / name).mkdir()
     builds.ok(*stores)
     (builds.host.root / f"two/dedupe/md/{builds.name}.build").unlink()
     assert "built in" in builds.ok(*stores)
@@ -211,6 +213,8 @@ def test_a_build_that_one_store_lacks_is_built_again(builds: Builds) -> None:
 
 
 def test_a_store_may_be_named_by_a_relative_path(builds: Builds) -> None:
+    assert "there is no store" in builds.build("--store", "there").err
+    (builds.host.root / "there").mkdir()
     builds.ok("--store", "there")
     assert (builds.host.root / f"there/dedupe/md/{builds.name}.flist").is_file()
 
@@ -279,6 +283,11 @@ def test_debug_says_how_to_enter_what_was_built_well(builds: Builds) -> None:
 def test_what_output_says_on_standard_error_is_told(builds: Builds) -> None:
     builds.write(more='service.output("echo the reason >&2; exit 3")')
     assert "the reason" in builds.fails(13)
+
+
+def test_what_was_heard_while_it_came_is_not_told_again(builds: Builds) -> None:
+    builds.write(more='service.execute("echo $((40 + 2))-times; exit 1")')
+    assert builds.build().err.count("42-times") == 1
 
 
 def test_a_raised_text_of_many_lines_becomes_one(builds: Builds) -> None:

@@ -160,6 +160,14 @@ def test_the_default_build_publishes_what_is_exported(
     assert builds.host.ok("cat", f"{builds.name}:/opt/t/lib/tool.py") == "print(2)\n"
 
 
+def test_a_build_is_kept_under_a_tag_also_when_nothing_changed(builds: Builds) -> None:
+    builds.ok("--tag", "1.0")
+    assert "nothing changed" in builds.ok("--tag", "1.1")
+    assert {f"{builds.name}@1.0.flist", f"{builds.name}@1.1.flist"} <= set(builds.lists())
+    done = builds.build("--tag", "no/tag", "--force")
+    assert (done.code, done.out) == (2, "")
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> GitRepository:
     return GitRepository(tmp_path / "srv" / "acme" / "tools")
@@ -167,6 +175,8 @@ def repository(tmp_path: Path) -> GitRepository:
 
 def test_a_build_fills_every_store_that_is_named(builds: Builds) -> None:
     stores = [builds.host.root / "one", builds.host.root / "two"]
+    for store in stores:
+        store.mkdir()
     builds.ok(*(word for store in stores for word in ("--store", str(store))))
     one, two = (
         {p.relative_to(s): p.read_bytes() for p in s.rglob("*") if p.is_file()} for s in stores
@@ -402,6 +412,12 @@ def test_templates_are_listed_shown_and_checked(builds: Builds) -> None:
     done = builds.host.run("template", "check", builds.name)
     assert done.code == 12
     assert "dest is missing" in done.out
+    (builds.folder / "service.hrd").write_text(
+        "build = image:x\ndependencies.1 = name:absent, type:build\n"
+    )
+    done = builds.host.run("template", "check", builds.name)
+    assert done.code == 12
+    assert "it needs `absent`" in done.out
 
 
 def test_actions_that_do_not_load_need_no_container(builds: Builds) -> None:

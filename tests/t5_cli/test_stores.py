@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.t5_cli.conftest import Host
+from tests.t5_cli.conftest import MAIN, Host
 
 NAME = "jumpscale__test"
 
@@ -51,6 +54,18 @@ def test_going_back_is_one_command(tagged: Host) -> None:
     assert said == f"{NAME} is now the list that {NAME}@1.0 is\n"
     assert len(tagged.run("cat", "test:data").raw) == 256
     assert tagged.ok("cat", "test@1.1:data") == "newer"
+
+
+def test_a_tag_is_mounted_and_keeps_its_blobs(tagged: Host) -> None:
+    tagged.ok("store", "rm", "test")
+    old_now(tagged)
+    tagged.ok("store", "gc", "--delete", "--settle", "0")
+    point = tagged.root / "mnt"
+    point.mkdir()
+    tagged.ok("mount", "test@1.0", point)
+    held = (point / "data").read_bytes()
+    tagged.ok("umount", point)
+    assert len(held) == 256
 
 
 def test_what_tag_refuses(tagged: Host) -> None:
@@ -226,3 +241,17 @@ def test_a_mistyped_store_is_not_made(service: Host, tmp_path: Path) -> None:
     assert not (service.root / "stroe").exists()
     (service.root / "empty").mkdir()
     service.ok("push", "tree", "--name", "test", "--store", "empty")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_gc_that_is_interrupted_leaves_no_note(tagged: Host, number: signal.Signals) -> None:
+    note = tagged.root / "store/dedupe/md/.gc"
+    command = [sys.executable, "-P", "-c", MAIN, "store", "gc", "--delete", "--settle", "60"]
+    with subprocess.Popen(command, env=tagged.environment, stderr=subprocess.PIPE) as process:
+        while not note.exists():
+            assert process.poll() is None
+            os.sched_yield()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.strip()) == (130, b"aysfs: interrupted")
+    assert not note.exists()
