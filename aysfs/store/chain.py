@@ -27,9 +27,9 @@ from aysfs.errors import (
     ListMissing,
     NoteMissing,
     StoreTrouble,
-    first_of,
 )
 from aysfs.names import ServiceName
+from aysfs.store.crew import side_by_side
 from aysfs.store.protocol import BlobSource, OpenList, Sink, Store, Stored, Stray
 
 log = logging.getLogger(__name__)
@@ -315,13 +315,7 @@ class Chain:
                 stack.push_async_callback(store.aclose)
 
     async def _with_each(self, work: Callable[[int], Awaitable[None]]) -> None:
-        """Do it with all stores side by side; the first failure ends the others."""
-        try:
-            async with trio.open_nursery() as nursery:
-                for number in range(len(self.stores)):
-                    nursery.start_soon(work, number)
-        except BaseExceptionGroup as group:
-            raise first_of(group) from None
+        await side_by_side(range(len(self.stores)), work, len(self.stores))
 
 
 def members(store: Store) -> Sequence[Store]:

@@ -7,7 +7,7 @@ large blob are hashed and written in a thread (``http_pour``). Such a server tak
 
 import contextlib
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO, NoReturn, TypeVar
 from urllib.parse import quote
 
@@ -15,7 +15,6 @@ import trio
 
 from aysfs.digest import Digest
 from aysfs.errors import (
-    AysfsError,
     BadConfig,
     BlobMissing,
     ListMissing,
@@ -24,6 +23,7 @@ from aysfs.errors import (
 )
 from aysfs.names import ServiceName
 from aysfs.store import layout
+from aysfs.store.crew import side_by_side
 from aysfs.store.http_address import HttpAddress
 from aysfs.store.http_client import HttpClient
 from aysfs.store.http_listing import names_in
@@ -94,7 +94,7 @@ class HttpStore:
             if not await self._holds(digest, blobs[digest]):
                 absent.add(digest)
 
-        await _side_by_side(blobs, ask)
+        await side_by_side(blobs, ask, CONNECTIONS)
         return absent
 
     async def open_list(self, name: ServiceName) -> OpenList:
@@ -269,7 +269,7 @@ class HttpStore:
                 await self._client.perform(head)
                 found[name] = head
 
-        await _side_by_side(names, ask)
+        await side_by_side(names, ask, CONNECTIONS)
         return found
 
     async def _is_directory(self, relative: str) -> bool:
@@ -281,26 +281,6 @@ class HttpStore:
             if error.status != _FORBIDDEN:
                 raise
         return True
-
-
-async def _side_by_side(items: Iterable[T], ask: Callable[[T], Awaitable[None]]) -> None:
-    """Ask about each, at most ``CONNECTIONS`` at once; raises the first error."""
-    failed: list[AysfsError] = []
-    todo = iter(items)
-
-    async def work() -> None:
-        for item in todo:  # shared: taking the next is one step without an await
-            try:
-                await ask(item)
-            except AysfsError as error:
-                failed.append(error)
-                nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(CONNECTIONS):
-            nursery.start_soon(work)
-    if failed:
-        raise failed[0]
 
 
 class _Bounded:
