@@ -158,6 +158,16 @@ async def test_a_store_in_trouble_is_left_alone_for_a_while_that_doubles(
     assert chain.states()[0] == ("a", 0, "")
 
 
+async def test_an_outage_of_days_costs_the_other_stores_nothing(mock_clock: MockClock) -> None:
+    chain = Chain([FailsAlways(memory("bad")), memory("good", DATA)])
+    for _ in range(2000):  # the rest is a minute: 33 hours
+        assert await get(chain) == DATA
+        mock_clock.jump(LONGEST_REST)
+    assert chain.states()[0].rest == 0
+    assert await get(chain) == DATA
+    assert chain.states()[0].rest == LONGEST_REST
+
+
 async def test_failures_of_one_outage_count_once() -> None:
     first = FailsAlways(memory("a"))
     chain = Chain([first, memory("b", DATA)])
