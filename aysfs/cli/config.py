@@ -24,7 +24,7 @@ SYSTEM_FILE = Path("/etc/aysfs/config.toml")
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
-_AGE = re.compile(r"(\d+)\s*(|s|m|min|h|d|w)", re.IGNORECASE)
+_AGE = re.compile(r"(\d{1,9})\s*(|s|m|min|h|d|w)", re.IGNORECASE)
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 P = ParamSpec("P")
@@ -238,6 +238,8 @@ def docker_address() -> str:
 
 def store_url(text: str) -> str:
     """A store as every process finds it: a URL, or the absolute path of a directory."""
+    if not text:  # a variable of a script that is not set, and not the working directory
+        raise BadConfig("a store needs an address", hint="a path or a URL")
     return text if "://" in text else os.path.abspath(os.path.expanduser(text))
 
 

@@ -131,6 +131,9 @@ def test_gc_keeps_everything_when_a_list_cannot_be_read(tagged: Host) -> None:
 def test_what_gc_refuses(service: Host) -> None:
     assert service.run("store", "gc", "--delete", "--dry-run").code == 2
     assert "`--grace` must be an age" in service.refused(11, "store", "gc", "--grace", "soon")
+    assert "`--grace` must be an age" in service.refused(11, "store", "gc", "--grace", "9" * 400)
+    for settle in ("nan", "inf", "300"):
+        assert service.run("store", "gc", "--delete", "--settle", settle).code == 2
     (service.root / "store/dedupe/md/.gc").write_bytes(b"aysfs gc 1\n")
     line = service.refused(5, "store", "gc", "--delete", "--settle", "0")
     assert line.endswith("another gc is at work")
@@ -241,6 +244,22 @@ def test_a_mistyped_store_is_not_made(service: Host, tmp_path: Path) -> None:
     assert not (service.root / "stroe").exists()
     (service.root / "empty").mkdir()
     service.ok("push", "tree", "--name", "test", "--store", "empty")
+
+
+def test_an_empty_address_is_not_the_working_directory(service: Host) -> None:
+    service.refused(11, "store", "copy", "test", "--to", "")
+    service.refused(11, "store", "init", "")
+    assert not (service.root / "dedupe").exists()
+
+
+def test_a_store_that_is_gone_is_named_with_what_to_do(service: Host) -> None:
+    for command in (["ls"], ["tag", "test", "1"], ["rm", "test"], ["gc", "--delete"]):
+        done = service.run("store", *command, "--store", "gone")
+        assert done.code == 5
+        assert "is the disk of the store mounted?" in done.err
+    done = service.run("store", "tag", "test", "1", "--store", "store", "--store", "gone")
+    assert done.err.startswith(f"aysfs: {service.root}/gone: no such directory\n")
+    assert lists(service) == [f"{NAME}.flist"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
