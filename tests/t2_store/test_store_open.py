@@ -48,6 +48,11 @@ async def test_namespace_and_creation(tmp_path: Path) -> None:
         ("http://host", "http://host", "http://host"),
         ("HTTPS://Host:8443/a%20b/", "https://host:8443/a%20b", "https://host:8443/a%20b"),
         ("http://[::1]:80/ü", "http://[::1]:80/%C3%BC", "http://[::1]:80/%C3%BC"),
+        (
+            "http://b\u00fccher.example",
+            "http://xn--bcher-kva.example",
+            "http://xn--bcher-kva.example",
+        ),
         ("https://me:geheim@host/x", "https://me@host/x", "https://host/x"),
         ("https://me:ge%20heim@host", "https://me@host", "https://host"),
     ],
@@ -61,7 +66,16 @@ def test_a_web_server(url: str, label: str, asked: str) -> None:
 
 @pytest.mark.parametrize(
     "rest",
-    ["", "/x", "me:geheim@", "me:geheim@h:port", "me:geheim@h/x?y", "me:geheim@h/\0", "h h/x"],
+    [
+        "",
+        "/x",
+        "me:geheim@",
+        "me:geheim@h:port",
+        "me:geheim@h/x?y",
+        "me:geheim@h/\0",
+        "h h/x",
+        "me:geheim@\u00fc..b",
+    ],
 )
 def test_what_is_no_web_server(rest: str) -> None:
     with pytest.raises(BadConfig) as caught:
