@@ -181,7 +181,7 @@ def _environment() -> Known:
 
 def _text(known: Known, name: str) -> str:
     value, where = known[name]
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise BadConfig(f"{where}: `{name}` must be a text")
     return value
 
@@ -209,6 +209,8 @@ def _stores(known: Known, name: str) -> tuple[str, ...]:
         raise BadConfig(f"{where}: `{name}` must be a store or a list of them")
     if not all(parts):
         raise BadConfig(f"{where}: `{name}` names an empty store")
+    if any("\0" in part for part in parts):
+        raise BadConfig(f"{where}: `{name}` names a store with a NUL in it")
     return tuple(dict.fromkeys(map(store_url, parts)))
 
 
