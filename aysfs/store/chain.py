@@ -288,7 +288,18 @@ class Chain:
         await self._with_each(lambda number: self.stores[number].write_note(name, data))
 
     async def delete_note(self, name: str) -> None:
-        await self._with_each(lambda number: self.stores[number].delete_note(name))
+        """In every store that takes it: one in trouble keeps no note alive in the others."""
+        errors: list[AysfsError] = []
+
+        async def delete(number: int) -> None:
+            try:
+                await self.stores[number].delete_note(name)
+            except AysfsError as error:
+                errors.append(error)
+
+        await self._with_each(delete)
+        if errors:
+            raise errors[0]
 
     # --- upkeep: what any of them holds; a gc is for one store, whose clock it goes by ---------
 

@@ -308,6 +308,24 @@ async def test_notes_are_kept_in_every_store_and_read_from_the_first_that_has_th
 # --- writing ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("turned", [False, True])
+async def test_a_note_is_deleted_wherever_it_can_be(turned: bool) -> None:
+    good = memory("good")
+    await good.write_note("n", b"data")
+    stores: list[Store] = [FailsAlways(memory("bad")), Later(good)]
+    with pytest.raises(StoreTrouble, match="bad: always fails"):
+        await Chain(stores[::-1] if turned else stores).delete_note("n")
+    assert good.noted == {}
+
+
+class Later(Passes):
+    """Answers after others have."""
+
+    async def delete_note(self, name: str) -> None:
+        await wait_all_tasks_blocked()
+        await super().delete_note(name)
+
+
 async def test_a_blob_is_put_where_it_is_not_yet() -> None:
     stores = [memory("a", b"one", b"two"), memory("b", b"two"), memory("c")]
     counts = [Counts(store) for store in stores]
