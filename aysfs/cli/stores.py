@@ -298,7 +298,9 @@ def tag_command(settings: Settings, service: str, tag: str | None, current: bool
     if current and source.tag is None:
         raise BadName(f"`{source}` is the current list", hint="name the tag: SERVICE@TAG --current")
     target = bare if tag is None else tagged(bare, tag)
-    run_async(partial(_with_stores, settings, lambda store: retag(store, source, target)))
+    end_as_interrupted()
+    work = partial(retag, source=source, target=target, waiting=_waiting)
+    run_async(partial(_with_stores, settings, work))
     click.echo(f"{target} is now the list that {source} is")
 
 

@@ -139,13 +139,22 @@ def test_what_gc_refuses(service: Host) -> None:
     assert line.endswith("another gc is at work")
 
 
-def test_a_push_waits_for_a_gc_and_says_so(service: Host) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("push", "tree", "--name", "test", "--base", "/opt/test"),
+        ("store", "tag", "test", "1"),
+        ("store", "copy", "test", "--to", "store"),
+    ],
+    ids=["push", "tag", "copy"],
+)
+def test_who_publishes_waits_for_a_gc_and_says_so(service: Host, command: list[str]) -> None:
     """Its note is almost as old as one that has been left behind."""
     note = service.root / "store/dedupe/md/.gc"
     note.write_bytes(b"aysfs gc 1\n")
     almost = time.time() - 10 * 60 + 1.5
     os.utime(note, (almost, almost))
-    done = service.run("push", "tree", "--name", "test", "--base", "/opt/test")
+    done = service.run(*command)
     assert done.code == 0
     assert done.err == f"aysfs: {service.root}/store: waiting until a gc has ended\n"
 
