@@ -1,11 +1,13 @@
 """``aysfs store``, and what push does for it: in the real command."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -283,3 +285,34 @@ def test_a_gc_that_is_interrupted_leaves_no_note(tagged: Host, number: signal.Si
         _, said = process.communicate(timeout=30)
     assert (process.returncode, said.strip()) == (130, b"aysfs: interrupted")
     assert not note.exists()
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB that is full."""
+    place = tmp_path / "full"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "full", place], check=True)
+    with open(place / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_no_room_for_temporary_files_is_no_space(service: Host, full: Path) -> None:
+    (service.root / "tree/large").write_bytes(bytes(9 << 20))
+    service.ok("push", "tree", "--name", "test", "--base", "/opt/test")
+    (service.root / "copy").mkdir()
+    (full / "filler").unlink()  # Python takes no folder that is full from the beginning
+    line = service.refused(8, "store", "copy", "test", "--to", "copy", TMPDIR=str(full))
+    assert line.startswith(f"no space left on the disk of the folder {full} of temporary files")
+
+
+def test_a_cache_on_a_full_disk_keeps_nobody_from_pushing(service: Host, full: Path) -> None:
+    old = time.time() - 60
+    for path in (service.root / "tree").rglob("*"):
+        os.utime(path, (old, old), follow_symlinks=False)
+    service.ok("push", "tree", "--name", "test", AYSFS_CACHE=f"{full}/cache")
+    line = service.refused(8, "fetch", "test", AYSFS_CACHE=f"{full}/cache", AYSFS_STORE="store")
+    assert "internal" not in line
