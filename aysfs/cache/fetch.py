@@ -301,8 +301,8 @@ class Fetcher:
                 flight.deadline = later
                 moving = True
         if moving:
-            for flight in queued:
-                flight.deadline = later
+            for flight in queued:  # one whose entry is being hashed may have longer already
+                flight.deadline = max(flight.deadline, later)
 
 
 @asynccontextmanager

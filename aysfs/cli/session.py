@@ -16,7 +16,7 @@ from aysfs.cli.config import Settings
 from aysfs.cli.render import note
 from aysfs.errors import StoreTrouble, first_of
 from aysfs.load import Loaded, load_tree
-from aysfs.store.open import open_stores
+from aysfs.store.open import open_stores, side_by_side
 from aysfs.store.protocol import Store
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
         store = open_stores(settings.store, namespace=settings.namespace)
         stack.push_async_callback(store.aclose)
         fetcher = await stack.enter_async_context(
-            open_fetcher(cache, store, deadline=settings.deadline)
+            open_fetcher(cache, store, deadline=settings.deadline, parallel=side_by_side(store))
         )
         stack.push_async_callback(_flush, cache, fetcher)
         yield fetcher

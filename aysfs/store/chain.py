@@ -39,6 +39,7 @@ LONGEST_REST = 60.0
 PATIENCE = 20.0  # seconds without a byte; a fetch waits 60, in which two more stores can be asked
 
 _PIECE = 1 << 20
+_DOUBLINGS = 16  # more than any rest needs; an outage of a day would be 2.0**1440, no float
 
 
 class StoreState(NamedTuple):
@@ -95,7 +96,7 @@ class _Breaker:
     def _failed(self, error: StoreTrouble) -> None:
         if self._failures and trio.current_time() < self._until:
             return  # of the same outage, asked before it was known
-        rest = min(LONGEST_REST, FIRST_REST * 2**self._failures)
+        rest = min(LONGEST_REST, FIRST_REST * 2.0 ** min(self._failures, _DOUBLINGS))
         self._failures += 1
         self._until = trio.current_time() + rest
         self._why = str(error)
@@ -287,7 +288,18 @@ class Chain:
         await self._with_each(lambda number: self.stores[number].write_note(name, data))
 
     async def delete_note(self, name: str) -> None:
-        await self._with_each(lambda number: self.stores[number].delete_note(name))
+        """In every store that takes it: one in trouble keeps no note alive in the others."""
+        errors: list[AysfsError] = []
+
+        async def delete(number: int) -> None:
+            try:
+                await self.stores[number].delete_note(name)
+            except AysfsError as error:
+                errors.append(error)
+
+        await self._with_each(delete)
+        if errors:
+            raise errors[0]
 
     # --- upkeep: what any of them holds; a gc is for one store, whose clock it goes by ---------
 

@@ -264,7 +264,8 @@ class HttpStore:
         found: dict[str, Head] = {}
 
         async def ask(name: str) -> None:
-            head = Head(*self._at(f"{folder}/{quote(name)}"), self._bounds)
+            quoted = quote(name, errors="surrogateescape")
+            head = Head(*self._at(f"{folder}/{quoted}"), self._bounds)
             with contextlib.suppress(NotThereError):
                 await self._client.perform(head)
                 found[name] = head

@@ -121,8 +121,8 @@ class HttpClient:
             handle.setopt(option, value)
         if self._address.login is not None:  # libcurl sends it to no other host
             handle.setopt(pycurl.HTTPAUTH, pycurl.HTTPAUTH_BASIC)
-            handle.setopt(pycurl.USERNAME, self._address.login)
-            handle.setopt(pycurl.PASSWORD, self._address.password or "")
+            handle.setopt(pycurl.USERNAME, self._address.login.encode())
+            handle.setopt(pycurl.PASSWORD, (self._address.password or "").encode())
         return handle
 
 
@@ -130,7 +130,7 @@ def _drop(_data: bytes) -> None:
     """What an idle handle does with a body."""
 
 
-def authorities() -> list[tuple[int, str]]:
+def authorities() -> list[tuple[int, bytes]]:
     """Whose certificates are trusted: this host's store, which SSL_CERT_FILE and SSL_CERT_DIR
     replace. The libcurl of the wheel has an OpenSSL of its own and would look elsewhere.
     """
@@ -138,7 +138,12 @@ def authorities() -> list[tuple[int, str]]:
     files = [paths.cafile, *_BUNDLES] if paths.cafile or not paths.capath else []
     for file in files:
         if file and os.path.isfile(file):
-            return [(pycurl.CAINFO, file), (pycurl.PROXY_CAINFO, file)]
+            return _trusting(pycurl.CAINFO, pycurl.PROXY_CAINFO, file)
     if paths.capath and os.path.isdir(paths.capath) and os.listdir(paths.capath):
-        return [(pycurl.CAPATH, paths.capath), (pycurl.PROXY_CAPATH, paths.capath)]
-    return [(pycurl.CAINFO, certifi.where()), (pycurl.PROXY_CAINFO, certifi.where())]
+        return _trusting(pycurl.CAPATH, pycurl.PROXY_CAPATH, paths.capath)
+    return _trusting(pycurl.CAINFO, pycurl.PROXY_CAINFO, certifi.where())
+
+
+def _trusting(option: int, of_proxy: int, path: str) -> list[tuple[int, bytes]]:
+    name = os.fsencode(path)  # pycurl takes text only when it is ASCII
+    return [(option, name), (of_proxy, name)]

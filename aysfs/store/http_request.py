@@ -21,7 +21,8 @@ from aysfs.store.protocol import Writes
 ERROR_PAGE = 16 << 10  # bytes of a refusal that are read to keep its connection
 PROGRESS = 1 << 20  # a try that brings so many bytes does not count
 
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_RANGE = re.compile(r"bytes (\d{1,19})-\d+/(\d{1,19})", re.ASCII)
+_LATEST = 1 << 33  # seconds; a list's times are 64-bit nanoseconds
 
 CUT = frozenset(
     (
@@ -203,7 +204,11 @@ class Streamed(Request):
     def mtime_ns(self) -> int:
         """The time that the server gives the file, the epoch when it gives none."""
         date = email.utils.parsedate_tz(self._validators[1]) if self._validators else None
-        return email.utils.mktime_tz(date) * 1_000_000_000 if date else 0
+        try:
+            seconds = email.utils.mktime_tz(date) if date else 0
+        except (ValueError, OverflowError):  # the year 99999
+            return 0
+        return seconds * 1_000_000_000 if 0 <= seconds < _LATEST else 0
 
     def prepare(self, easy: Any) -> None:
         self._accepted, self._page = False, 0

@@ -20,7 +20,7 @@ from aysfs.flist.entry import Entry, Kind
 from aysfs.names import ServiceName
 from aysfs.store.crew import side_by_side
 from aysfs.store.protocol import Store
-from aysfs.upkeep.lists import Facts, Step, entries_of, foreign_lists, read_list
+from aysfs.upkeep.lists import LOST, Facts, Step, entries_of, foreign_lists, lost, read_list
 from aysfs.upkeep.packed import WITH_SIZE, Packed, Record, digest_of, pack, size_of
 
 READERS = 8
@@ -94,13 +94,16 @@ class _Check:
             foreign = foreign_lists(await self._store.strays())
             self._unreadable.update((path, "its name is no service's") for path in foreign)
         asked = names if names is not None else await self._store.lists()
+        absent: set[ServiceName] = set()
         for number, name in enumerate(asked):
             self._step("lists", number, len(asked))
             try:
                 await self._read(name)
             except ListMissing:
                 if names is not None:
-                    raise  # else it was deleted since
+                    raise
+                absent.add(name)  # deleted since, most likely
+        self._unreadable.update({str(name): LOST for name in await lost(self._store, absent)})
         for first in range(256):
             self._step("blobs", first, 256)
             await self._shelf(first)

@@ -71,9 +71,11 @@ async def copy(
     return CopyReport(copied, blobs, size, present, failed)
 
 
-async def retag(store: Store, source: ServiceName, target: ServiceName) -> None:
+async def retag(
+    store: Store, source: ServiceName, target: ServiceName, *, waiting: Waiting = unheard
+) -> None:
     """Publish a list of the store under another name too: nothing moves, but all must be there."""
-    async with Claim(store) as claim:
+    async with Claim(store, waiting=waiting) as claim:
         await _Copy(store, claim).run(source, target)
 
 

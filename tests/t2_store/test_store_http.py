@@ -2,9 +2,11 @@
 suite's, with nginx.
 """
 
+import base64
 import contextlib
 import datetime
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -400,6 +402,44 @@ async def test_no_login_or_a_wrong_one_is_trouble(guarded: Nginx, login: str) ->
         with pytest.raises(StoreTrouble, match="wants a login") as caught:
             await store.lists()
     assert "geheim" not in f"{caught.value!r} {caught.value.hint} {store.label}"
+
+
+async def test_a_login_may_have_any_letters() -> None:
+    with ScriptedServer([answer(SMALL)]) as server:
+        async with opened(server.url.replace("://", "://j\u00fcrgen:p%C3%A4ss@")) as store:
+            assert await get(store, SMALL) == SMALL
+    sent = base64.b64encode("j\u00fcrgen:p\u00e4ss".encode()).decode()
+    assert f"Authorization: Basic {sent}" in server.heads[0]
+
+
+async def test_the_file_of_authorities_may_have_any_name(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tmp_path / "autorit\u00e4t.pem"
+    named.write_bytes(authority.file.read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(named))
+    context = authority.context(authority.ca.issue_cert("127.0.0.1"))
+    with ScriptedServer([answer(SMALL)], tls=context) as server:
+        async with opened(server.url) as store:
+            assert await get(store, SMALL) == SMALL
+
+
+@pytest.mark.parametrize("year", ["99999", "1215", "9998"])
+async def test_a_list_of_an_impossible_date_is_one_without(year: str) -> None:
+    date = f"Thu, 01 Jan {year} 00:00:00 GMT"
+    with ScriptedServer([answer(b"#flist 2\n", last_modified=date)]) as server:
+        async with opened(server.url) as store:
+            found = await store.open_list(NAME)
+    with found.file:
+        assert (found.mtime_ns, found.file.read()) == (0, b"#flist 2\n")
+
+
+async def test_a_name_that_is_no_utf8_is_a_stray(nginx: Nginx, folder: Path) -> None:
+    """One that ends in `.flist` counts as a list that cannot be read."""
+    (folder / "dedupe/md").mkdir(parents=True)
+    (folder / os.fsdecode(b"dedupe/md/caf\xe9.flist")).write_bytes(b"x")
+    async with opened(f"{nginx.url}/{folder.name}") as store:
+        assert [one.path for one in await store.strays()] == [os.fsdecode(b"md/caf\xe9.flist")]
 
 
 async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
