@@ -74,5 +74,8 @@ fi
 say "making .venv with $("$PYTHON" -V)"
 "$PYTHON" -m venv --clear .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' >&2
+# The S3 server of the tests, whose many dependencies are nobody else's.
+"$PYTHON" -m venv .venv/swift
+.venv/swift/bin/python -m pip install --quiet --disable-pip-version-check 'swift==2.38.3' >&2
 fingerprint >"$stamp"
 say "done"

@@ -26,14 +26,12 @@ from aysfs.store import layout
 from aysfs.store.crew import side_by_side
 from aysfs.store.http_address import HttpAddress
 from aysfs.store.http_client import HttpClient
+from aysfs.store.http_fetch import fetch
 from aysfs.store.http_listing import names_in
-from aysfs.store.http_pour import pour
-from aysfs.store.http_request import Bounds, Head, Held, NotThereError, OtherSize, Refused, Streamed
+from aysfs.store.http_request import Bounds, Head, NotThereError, OtherSize, Refused, Streamed
 from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 
 CONNECTIONS = 16
-HELD = 64 << 10  # a blob of at most this size is held in memory until it is whole
-POURED = 1 << 20  # a larger one's bytes go to a thread: their md5 would hold the event loop
 THREADS = 4
 LISTING_LIMIT = 64 << 20
 
@@ -205,15 +203,7 @@ class HttpStore:
     async def _fetch(self, relative: str, size: int, sink: Sink) -> None:
         """The bytes of a file of this size; OtherSize before the first when it has another."""
         url, where = self._at(relative)
-        if size <= HELD:
-            held = Held(url, where, self._bounds, size)
-            await self._client.perform(held)
-            sink.write(held.data)
-        elif size <= POURED:
-            request = Streamed(url, where, self._bounds, size, sink, sink.restart)
-            await self._client.perform(request)
-        else:
-            await pour(self._client, self._limiter, url, where, self._bounds, size, sink)
+        await fetch(self._client, self._limiter, url, where, self._bounds, size, sink)
 
     async def _holds(self, digest: Digest, size: int) -> bool:
         for place in self._places:

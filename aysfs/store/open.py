@@ -15,12 +15,18 @@ from aysfs.store.directory import THREADS, DirectoryStore
 from aysfs.store.http import HttpStore
 from aysfs.store.http_address import SCHEMES as HTTP_SCHEMES
 from aysfs.store.http_address import parse_http_address
+from aysfs.store.objects import ObjectsStore
+from aysfs.store.objects_address import SCHEMES as OBJECT_SCHEMES
+from aysfs.store.objects_address import parse_object_address
 from aysfs.store.protocol import Store
 from aysfs.store.ssh import THREADS as CHANNELS
 from aysfs.store.ssh import SshStore
 from aysfs.store.ssh_address import SCHEMES, SshCredentials, parse_address, without_password
 
-KNOWN = "a path, file:///path, http(s)://host/path, ssh://login@host:port/path"
+KNOWN = (
+    "a path, file:///path, http(s)://host/path, ssh://login@host:port/path,"
+    " s3://bucket/prefix, gs://bucket/prefix, az://container/prefix"
+)
 
 
 def open_stores(
@@ -58,6 +64,8 @@ def open_store(
         return SshStore(address, namespace, create=create, credentials=credentials)
     if url.partition("://")[0].lower() in HTTP_SCHEMES:
         return HttpStore(parse_http_address(url), namespace)
+    if url.partition("://")[0].lower() in OBJECT_SCHEMES:
+        return ObjectsStore(parse_object_address(url), namespace)
     parts = urlsplit(url)
     if parts.scheme != "file":
         raise BadConfig(f"no store can be opened at `{parts.scheme}://`", hint=f"known: {KNOWN}")

@@ -1,10 +1,13 @@
-"""One SSH server and one web server for all tests of the stores that leave them running."""
+"""One SSH, one web and one S3 server for all tests of the stores that leave them running."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.servers import Authority, Nginx, Sshd
+from tests.swift import Swift
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +37,21 @@ def nginx(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
     server = Nginx(folder / "nginx", folder / "served", authority=authority).start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
+    server = Swift(tmp_path_factory.mktemp("swift")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(swift: Swift, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Swift:
+    """The S3 server, whose key every store has that the test opens."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in swift.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(tmp_path))  # with no files of the AWS tools
+    return swift

@@ -9,8 +9,9 @@ from trio.testing import wait_all_tasks_blocked
 from aysfs import digest as digests
 from aysfs.errors import StoreTrouble
 from aysfs.names import parse_name
-from aysfs.store.http import HELD, POURED, HttpStore
+from aysfs.store.http import HttpStore
 from aysfs.store.http_address import parse_http_address
+from aysfs.store.http_fetch import HELD, POURED
 from aysfs.store.http_request import Bounds
 from aysfs.store.protocol import Held
 from tests.cancelling import Cut, at_every_await, threads_ended

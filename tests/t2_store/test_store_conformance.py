@@ -1,7 +1,9 @@
 """What every store promises, asked of each of them."""
 
+import contextlib
 import functools
 import io
+import itertools
 import os
 import shutil
 import tempfile
@@ -23,15 +25,18 @@ from aysfs.store.faults import Counts, Passes
 from aysfs.store.http import HttpStore
 from aysfs.store.http_address import parse_http_address
 from aysfs.store.memory import MemoryStore
+from aysfs.store.objects import ObjectsStore
 from aysfs.store.open import open_store
 from aysfs.store.protocol import BlobSource, Held, Sink, Store
 from aysfs.store.ssh_address import SshCredentials
 from tests.conftest import ExpectOutput, same_descriptors
 from tests.servers import Nginx, Sshd
+from tests.swift import Swift
 
 BIG = bytes(range(256)) * 12_345  # three chunks of a directory store, and a rest
 ABSENT = digests.of(b"never put anywhere")
 NAME = parse_name("jumpscale__base")
+NUMBERS = itertools.count()
 
 
 class OldLayout(Passes):
@@ -111,6 +116,16 @@ def over_http(nginx: Nginx, url: str) -> Store:
     return Served(root, f"{url}/{root.name}")
 
 
+def over_s3(swift: Swift, *, signed: bool) -> Store:
+    """A bucket of its own for every test, and a prefix in it. Unsigned: as without keys at hand."""
+    store = open_store(f"{swift.bucket(f'store-{next(NUMBERS)}')}/some/where")
+    assert isinstance(store, ObjectsStore)
+    assert store._signed is not None
+    if not signed:
+        store._signed = None
+    return store
+
+
 def make(kind: str, root: Path, request: pytest.FixtureRequest) -> Store:
     if kind == "ssh":
         return over_ssh(root, request.getfixturevalue("sshd"))
@@ -118,6 +133,8 @@ def make(kind: str, root: Path, request: pytest.FixtureRequest) -> Store:
         nginx: Nginx = request.getfixturevalue("nginx")
         request.getfixturevalue("trusted")
         return over_http(nginx, nginx.url if kind == "http" else nginx.tls_url)
+    if kind in ("s3", "s3-unsigned"):
+        return over_s3(request.getfixturevalue("s3"), signed=kind == "s3")
     return MAKERS[kind](root)
 
 
@@ -125,12 +142,14 @@ async def _connect(store: Store) -> None:
     """Connections are not the test's: it starts and ends with the same descriptors."""
     await store.lists()
     await store.missing({ABSENT: 3})
+    with contextlib.suppress(BlobMissing):
+        await store.get(ABSENT, 3, Held())
 
 
 ON_THE_WEB = ("http", "https")  # what only reads
 
 
-@pytest.fixture(params=[*MAKERS, "ssh", *ON_THE_WEB])
+@pytest.fixture(params=[*MAKERS, "ssh", *ON_THE_WEB, "s3", "s3-unsigned"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     store = make(request.param, tmp_path / "store", request)
     trio.run(_connect, store)
@@ -140,8 +159,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def no_leaks(store: Store) -> Iterator[None]:
-    """As everywhere; an HTTP store has as many connections as there was to do side by side."""
-    with same_descriptors(but="socket:" if isinstance(store, Served) else None):
+    """As everywhere; over HTTP a store has as many connections as there was to do side by side."""
+    connected = isinstance(store, Served | ObjectsStore)
+    with same_descriptors(but="socket:" if connected else None):
         yield
 
 
@@ -359,18 +379,25 @@ async def test_a_claim_is_a_note(store: Store, name: str) -> None:
 async def shelves(store: Store) -> dict[Digest, tuple[int, int]]:
     """Size and time of every blob of a store."""
     found = {}
-    for first in range(256):
+
+    async def look(first: int) -> None:
         for one in await store.shelf(first):
             assert one.digest[0] == first
             assert one.digest not in found
             found[one.digest] = (one.size, one.mtime_ns)
+
+    async with trio.open_nursery() as nursery:
+        for first in range(256):
+            nursery.start_soon(look, first)
     return found
 
 
 async def test_every_blob_stands_on_the_shelf_of_its_first_byte(
     store: Store, no_leaks: None
 ) -> None:
-    sizes = {await put(store, b"%d" % number): len(str(number)) for number in range(600)}
+    sources = [BlobSource.of(digests.of(one), one) for one in (b"%d" % n for n in range(600))]
+    await store.put_many(sources)
+    sizes = {one.digest: one.size for one in sources}
     await get(store, digests.of(b"7"), 1)  # moves all of them, in the older layout
     await store.put_list(NAME, [b"x"])
     await store.write_note("a", b"x")

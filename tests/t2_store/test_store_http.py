@@ -22,8 +22,9 @@ from aysfs import digest as digests
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BadConfig, BlobMissing, Corrupt, StoreTrouble
 from aysfs.names import parse_name
-from aysfs.store.http import HELD, POURED, HttpStore
+from aysfs.store.http import HttpStore
 from aysfs.store.http_address import parse_http_address
+from aysfs.store.http_fetch import HELD, POURED
 from aysfs.store.http_request import Bounds
 from aysfs.store.protocol import BlobSource, Held
 from tests.servers import (

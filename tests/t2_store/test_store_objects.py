@@ -1,0 +1,426 @@
+"""Buckets: what can be the matter with them, and with the way to them."""
+
+import datetime
+import io
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from aysfs import digest as digests
+from aysfs.digest import Digest
+from aysfs.errors import BadConfig, BlobMissing, Corrupt, ListMissing, NoteMissing, StoreTrouble
+from aysfs.names import parse_name
+from aysfs.store.objects import ObjectsStore
+from aysfs.store.objects_address import parse_object_address
+from aysfs.store.objects_bucket import PART, Bounds, Bucket
+from aysfs.store.protocol import BlobSource, Held
+from tests.servers import CUT, HANG, Authority, ScriptedServer, answer, free_port
+from tests.swift import SECRET, Swift
+
+NAME = parse_name("jumpscale__base")
+NUMBERS = itertools.count()
+SMALL = b"small"
+LARGE = bytes(range(256)) * (3 * PART // 256 + 1)  # four parts
+HASTY = Bounds(connect=2.0, idle=1.0, quick=3.0, whole=30.0, tries=1, trying=1.0)
+
+
+@asynccontextmanager
+async def opened(url: str, bounds: Bounds = HASTY) -> AsyncIterator[ObjectsStore]:
+    store = ObjectsStore(parse_object_address(url), bounds=bounds)
+    yield store
+    await store.aclose()
+
+
+async def get(store: ObjectsStore, data: bytes) -> bytes:
+    sink = Held()
+    await store.get(digests.of(data), len(data), sink)
+    return sink.getvalue()
+
+
+async def put(store: ObjectsStore, data: bytes) -> Digest:
+    digest = digests.of(data)
+    await store.put(digest, len(data), io.BytesIO(data))
+    return digest
+
+
+Question = Callable[[ObjectsStore], Awaitable[object]]
+DIGEST = digests.of(SMALL)
+READING: dict[str, Question] = {
+    "get": lambda store: store.get(DIGEST, 5, Held()),
+    "missing": lambda store: store.missing({DIGEST: 5}),
+    "open_list": lambda store: store.open_list(NAME),
+    "lists": lambda store: store.lists(),
+    "read_note": lambda store: store.read_note("a"),
+    "notes": lambda store: store.notes(),
+    "shelf": lambda store: store.shelf(DIGEST[0]),
+    "strays": lambda store: store.strays(),
+}
+WRITING: dict[str, Question] = {
+    "put": lambda store: put(store, SMALL),
+    "put_large": lambda store: put(store, LARGE),
+    "put_many": lambda store: store.put_many([BlobSource.of(DIGEST, SMALL)]),
+    "put_list": lambda store: store.put_list(NAME, [b"x"]),
+    "delete_list": lambda store: store.delete_list(NAME),
+    "write_note": lambda store: store.write_note("a", b"x"),
+    "delete_note": lambda store: store.delete_note("a"),
+    "delete": lambda store: store.delete([DIGEST]),
+    "delete_strays": lambda store: store.delete_strays([".x.0123456789ab0.tmp"]),
+}
+asked = pytest.mark.parametrize("ask", (READING | WRITING).values(), ids=READING | WRITING)
+
+
+@pytest.fixture
+def bucket(s3: Swift) -> str:
+    return s3.bucket(f"bucket-{next(NUMBERS)}")
+
+
+@pytest.fixture
+def mortal(s3: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swift]:
+    """A server of the test's own, to be killed."""
+    with Swift(tmp_path / "swift") as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield server
+
+
+def uploads(swift: Swift, bucket: str) -> int:
+    """How many uploads in parts are under way."""
+    status, body = swift.request("GET", f"/{bucket.removeprefix('s3://')}?uploads=")
+    assert status == 200
+    return body.count(b"<UploadId>")
+
+
+# --- never "not there" -------------------------------------------------------------------
+
+
+def judge(error: StoreTrouble, *words: str) -> None:
+    """One line with these words in it or in the hint, and no secret."""
+    said = f"{error} {error.hint}"
+    assert "\n" not in said
+    assert len(str(error)) < 200
+    assert SECRET not in said
+    assert "Signature=" not in said
+    for word in words:
+        assert word in said
+
+
+@asked
+async def test_a_wrong_secret_is_trouble(
+    bucket: str, ask: Question, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    async with opened(bucket) as store:
+        with pytest.raises(StoreTrouble, match="answered 403") as caught:
+            await ask(store)
+    judge(caught.value, bucket, "credentials" if "Does" not in str(caught.value) else "secret")
+
+
+@asked
+async def test_a_bucket_that_is_not_there_is_trouble(s3: Swift, ask: Question) -> None:
+    async with opened("s3://not-there/prefix") as store:
+        with pytest.raises(StoreTrouble) as caught:
+            await ask(store)
+    judge(caught.value, "NoSuchBucket", "make the bucket first", "s3://not-there/prefix")
+
+
+@asked
+async def test_an_endpoint_that_refuses_is_trouble(
+    s3: Swift, ask: Question, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    async with opened("s3://bucket") as store:
+        with pytest.raises(StoreTrouble, match=r"(?i)connection refused") as caught:
+            await ask(store)
+    judge(caught.value, f"s3://bucket at 127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    "ask", [READING["get"], READING["missing"], WRITING["put_large"]], ids=["get", "missing", "put"]
+)
+async def test_an_endpoint_that_never_answers_is_trouble(
+    s3: Swift, ask: Question, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ScriptedServer([HANG]) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        async with opened("s3://bucket") as store:
+            with pytest.raises(StoreTrouble, match=r"no answer (in time|within)"):
+                await ask(store)
+
+
+async def test_a_name_that_nobody_knows_is_trouble(s3: Swift) -> None:
+    async with opened("s3://bucket?endpoint=http://no-such-host.invalid") as store:
+        with pytest.raises(StoreTrouble, match="cannot be resolved"):
+            await store.lists()
+
+
+async def test_what_is_not_there_is_missing(bucket: str) -> None:
+    async with opened(f"{bucket}/deep/prefix") as store:
+        with pytest.raises(BlobMissing):
+            await get(store, SMALL)
+        with pytest.raises(ListMissing):
+            await store.open_list(NAME)
+        with pytest.raises(ListMissing):
+            await store.delete_list(NAME)
+        with pytest.raises(NoteMissing):
+            await store.read_note("a")
+
+
+async def test_without_credentials_it_is_said_where_they_go(
+    s3: Swift, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    async with opened("s3://bucket") as store:
+        with pytest.raises(StoreTrouble, match="no credentials were found") as caught:
+            await store.lists()
+    judge(caught.value, "docs/object-store.md")
+
+
+# --- answers that are wrong --------------------------------------------------------------
+
+MODIFIED = {"last_modified": "Thu, 26 Nov 2026 02:00:00 GMT", "etag": '"x"'}
+EMPTY_LISTING = answer(b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
+GONE = answer(b"<Error><Code>NoSuchKey</Code></Error>", "404 Not Found")
+
+
+def scripted(server: ScriptedServer) -> str:
+    return f"s3://bucket?endpoint={server.url}"
+
+
+async def test_a_failing_server_is_asked_again(s3: Swift) -> None:
+    with ScriptedServer([answer(b"", "503 Busy")], [answer(SMALL, **MODIFIED)]) as server:
+        async with opened(scripted(server)) as store:
+            assert await get(store, SMALL) == SMALL
+
+
+@pytest.mark.parametrize("status", ["500 Oh", "503 Busy", "403 Forbidden", "429 Too Many"])
+async def test_other_answers_are_trouble(s3: Swift, status: str) -> None:
+    with ScriptedServer([answer(b"", status)]) as server:
+        async with opened(scripted(server)) as store:
+            with pytest.raises(StoreTrouble, match=f"(answered|HTTP) {status[:3]}"):
+                await get(store, SMALL)
+            with pytest.raises(StoreTrouble, match=f"answered {status[:3]}"):
+                await store.missing({DIGEST: 5})
+    assert len(server.heads) <= 4
+
+
+async def test_an_object_of_another_size_writes_nothing(s3: Swift) -> None:
+    with ScriptedServer([answer(b"<html>", **MODIFIED)], [GONE], [EMPTY_LISTING]) as server:
+        async with opened(scripted(server)) as store:
+            sink = Held()
+            with pytest.raises(Corrupt, match="has 6 bytes, not 5"):
+                await store.get(DIGEST, 5, sink)
+    assert sink.getvalue() == b""
+
+
+async def test_a_body_that_breaks_off_is_trouble(s3: Swift) -> None:
+    short = answer(SMALL[:3], content_length=5, **MODIFIED)
+    with ScriptedServer([short, CUT]) as server:
+        async with opened(scripted(server)) as store:
+            with pytest.raises(StoreTrouble):
+                await get(store, SMALL)
+
+
+async def test_only_certificates_that_are_trusted_are_taken(s3: Swift, trusted: Authority) -> None:
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    fine = trusted.ca.issue_cert("127.0.0.1")
+    expired = trusted.ca.issue_cert("127.0.0.1", not_before=past, not_after=past)
+    for certificate in (fine, expired, trusted.ca.issue_cert("elsewhere.example")):
+        tls = trusted.context(certificate)
+        with ScriptedServer([answer(SMALL, **MODIFIED), CUT], tls=tls) as server:
+            async with opened(scripted(server)) as store:
+                if certificate is fine:
+                    assert await get(store, SMALL) == SMALL
+                    continue
+                with pytest.raises(StoreTrouble, match="certificate"):
+                    await get(store, SMALL)
+
+
+# --- half of something -------------------------------------------------------------------
+
+
+class Watched(io.BytesIO):
+    """A source that does something once so many bytes have been read."""
+
+    def __init__(self, data: bytes, after: int, act: Callable[[], None]) -> None:
+        super().__init__(data)
+        self._after = after
+        self._act = act
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() >= self._after:
+            self._after = len(self.getvalue()) + 1
+            self._act()
+        return super().read(size)
+
+
+async def test_wrong_bytes_abort_an_upload_in_parts(s3: Swift, bucket: str) -> None:
+    seen: list[int] = []
+    source = Watched(LARGE, len(LARGE), lambda: seen.append(uploads(s3, bucket)))
+    async with opened(bucket) as store:
+        with pytest.raises(Corrupt, match="have md5"):
+            await store.put(DIGEST, len(LARGE), source)
+        assert seen == [1]
+        assert uploads(s3, bucket) == 0
+        assert await store.missing({DIGEST: len(LARGE)}) == {DIGEST}
+
+
+async def test_a_source_that_fails_aborts_an_upload_and_is_not_the_stores_trouble(
+    s3: Swift, bucket: str
+) -> None:
+    def fail() -> None:
+        raise FileNotFoundError("the source is gone")
+
+    async with opened(bucket) as store:
+        with pytest.raises(FileNotFoundError, match="the source is gone"):
+            await store.put(digests.of(LARGE), len(LARGE), Watched(LARGE, 2 * PART, fail))
+        assert uploads(s3, bucket) == 0
+
+
+async def test_a_cancelled_put_aborts_its_upload(s3: Swift, bucket: str) -> None:
+    token = trio.lowlevel.current_trio_token()
+    cancelled = trio.Event()
+    source = Watched(LARGE, 2 * PART, lambda: trio.from_thread.run(cancel, trio_token=token))
+
+    async def cancel() -> None:
+        scope.cancel()
+        await cancelled.wait()
+
+    async with opened(bucket) as store:
+        with trio.CancelScope() as scope:
+            await store.put(digests.of(LARGE), len(LARGE), source)
+        assert scope.cancelled_caught
+        assert uploads(s3, bucket) == 1
+        cancelled.set()
+        while uploads(s3, bucket):  # the test has a minute
+            await trio.lowlevel.checkpoint()
+        assert await store.missing({digests.of(LARGE): len(LARGE)})
+
+
+async def test_a_server_that_dies_during_a_get_is_trouble(mortal: Swift) -> None:
+    class Kills(Held):
+        def write(self, data: object, /) -> int:
+            if not self.tell():
+                mortal.stop("proxy")
+            return super().write(data)  # type: ignore[arg-type]
+
+    async with opened(mortal.bucket("bucket")) as store:
+        digest = await put(store, LARGE)
+        with pytest.raises(StoreTrouble):
+            await store.get(digest, len(LARGE), Kills())
+        mortal.start_again("proxy")
+        assert await get(store, LARGE) == LARGE
+
+
+async def test_a_server_that_dies_during_an_upload_shows_nothing_of_it(mortal: Swift) -> None:
+    digest = digests.of(LARGE)
+    dies = Watched(LARGE, 2 * PART, lambda: mortal.stop("proxy"))
+    async with opened(mortal.bucket("bucket")) as store:
+        with pytest.raises(StoreTrouble):
+            await store.put(digest, len(LARGE), dies)
+        mortal.start_again("proxy")
+        assert await store.missing({digest: len(LARGE)}) == {digest}
+        assert await store.shelf(digest[0]) == []
+        assert await put(store, LARGE) == digest
+        assert await get(store, LARGE) == LARGE
+
+
+async def test_two_pushes_of_the_same_at_once_do_no_harm(bucket: str) -> None:
+    sources = [BlobSource.of(digests.of(one), one) for one in (b"%d" % n for n in range(40))]
+
+    async def push() -> None:
+        async with opened(bucket, Bounds()) as store:
+            await store.put_many(sources)
+            await put(store, LARGE)
+            await store.put_list(NAME, [b"list"])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(push)
+        nursery.start_soon(push)
+    async with opened(bucket) as store:
+        assert await store.missing({one.digest: one.size for one in sources}) == set()
+        assert await get(store, LARGE) == LARGE
+        assert await store.lists() == [NAME]
+
+
+async def test_a_list_of_any_size_appears_at_once(s3: Swift, bucket: str) -> None:
+    async with opened(bucket) as store:
+        await store.put_list(NAME, [b"first"])
+
+        def chunks() -> Iterator[bytes]:
+            yield LARGE
+            raise RuntimeError("no more")
+
+        with pytest.raises(RuntimeError, match="no more"):
+            await store.put_list(NAME, chunks())
+        with (await store.open_list(NAME)).file as file:
+            assert file.read() == b"first"
+        await store.put_list(NAME, [LARGE])
+        with (await store.open_list(NAME)).file as file:
+            assert file.read() == LARGE
+    assert uploads(s3, bucket) == 0
+
+
+# --- what lies in a bucket ---------------------------------------------------------------
+
+
+async def test_the_old_layout_is_read_and_deleted(bucket: str) -> None:
+    name = DIGEST.hex()
+    old = Bucket(parse_object_address(f"{bucket}/p"))
+    await trio.to_thread.run_sync(old.put, f"dedupe/files/{name[0]}/{name[1]}/{name}", SMALL)
+    async with opened(f"{bucket}/p") as store:
+        assert await get(store, SMALL) == SMALL
+        assert await store.missing({DIGEST: 5, digests.of(b"x"): 1}) == {digests.of(b"x")}
+        assert [one.digest for one in await store.shelf(DIGEST[0])] == [DIGEST]
+        await store.delete([DIGEST])
+        assert await store.shelf(DIGEST[0]) == []
+
+
+@pytest.mark.parametrize("page", [1000, 2])
+async def test_many_blobs_of_one_shelf_are_found_whatever_lies_beside_them(
+    bucket: str, page: int
+) -> None:
+    numbers = (b"%d" % number for number in itertools.count())
+    same = [one for one in itertools.islice(numbers, 8000) if digests.of(one)[0] == 7]
+    sources = [BlobSource.of(digests.of(one), one) for one in same]
+    kept, absent = sources[::2], sources[1::2]
+    async with opened(bucket, Bounds()) as store:
+        store._bucket.page = page
+        await store.put_many(kept)
+        wanted = {one.digest: one.size for one in sources}
+        assert await store.missing(wanted) == {one.digest for one in absent}
+        wrong = {one.digest: one.size + 1 for one in kept}
+        assert await store.missing(wrong) == set(wrong)
+
+
+async def test_what_others_left_is_a_stray(bucket: str) -> None:
+    foreign = Bucket(parse_object_address(bucket))
+    temporary = ".x.0123456789ab0.tmp"
+    for path in ("README", temporary, "md/Foreign", "md/.gc", "md/a__b.flist", "7/7/other"):
+        await trio.to_thread.run_sync(foreign.put, f"dedupe/{path}", b"x")
+    async with opened(bucket) as store:
+        strays = {one.path: one.size for one in await store.strays()}
+        assert strays == {"README": 1, temporary: 1, "md/Foreign": 1}
+        await store.delete_strays([temporary])
+        assert {one.path for one in await store.strays()} == {"README", "md/Foreign"}
+        assert await store.shelf(0x77) == []
+
+
+async def test_stores_of_one_bucket_do_not_see_each_other(bucket: str) -> None:
+    async with opened(f"{bucket}/a") as one, opened(f"{bucket}/ab") as other:
+        await put(one, SMALL)
+        await one.put_list(NAME, [b"x"])
+        assert await other.missing({DIGEST: 5}) == {DIGEST}
+        assert await other.lists() == []
+
+
+def test_options_that_obstore_refuses_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", "geheim")
+    with pytest.raises(BadConfig) as caught:
+        ObjectsStore(parse_object_address("gs://bucket"))
+    assert "geheim" not in f"{caught.value} {caught.value.hint}"
