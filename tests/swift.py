@@ -222,7 +222,8 @@ class Swift:
 
 
 def main() -> None:
-    """Run one below a folder until interrupted: ``python -m tests.swift FOLDER``."""
+    """Run one below a folder until it is told to end: ``python -m tests.swift FOLDER``."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with Swift(Path(sys.argv[1]).absolute()) as swift:
         print(json.dumps(swift.environment), flush=True)
         signal.pause()

@@ -68,9 +68,9 @@ class ObjectsStore:
         # The place where the last blob was found is asked first: a store in the old layout
         # costs one request a blob, as any other.
         self._places: tuple[Place, Place] = (layout.blob, layout.old_blob)
-        # Whether there is anything in the old layout, for listings: where that changes later,
-        # a gc leaves what it does not see.
-        self._is_old: bool | None = None
+        # How many there are, for listings, once that was asked: where the second comes later, a
+        # gc leaves what it does not see.
+        self._layouts = 0
 
     @property
     def label(self) -> str:
@@ -92,8 +92,7 @@ class ObjectsStore:
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         if not blobs:
             return set()
-        top = await self._in_thread(lambda: self._bucket.below(self._namespace))
-        places = self._places if "files" in top.folders else (layout.blob,)
+        places = await self._in_thread(self._in_use)
         search = Search(self._bucket, self._namespace, blobs, places)
         await self._each(search.jobs())
         return blobs.keys() - search.held
@@ -164,10 +163,9 @@ class ObjectsStore:
 
     async def shelf(self, first: int) -> list[Stored]:
         def read() -> list[Stored]:
-            if self._is_old is None:
-                self._is_old = "files" in self._bucket.below(self._namespace).folders
+            layouts = self._layouts = self._layouts or len(self._in_use())
             found = []
-            for place in layout.shelves(self._namespace, first)[: 1 + self._is_old]:
+            for place in layout.shelves(self._namespace, first)[:layouts]:
                 for page in self._bucket.list(place):
                     for path, size, mtime_ns in page:
                         folder, _, name = path.rpartition("/")
@@ -179,9 +177,17 @@ class ObjectsStore:
         return await self._in_thread(read)
 
     async def delete(self, digests: Sequence[Digest]) -> None:
-        paths = [place(self._namespace, one) for one in digests for place in self._places]
+        if not digests:
+            return
+
+        def delete() -> None:
+            places = self._in_use()
+            self._bucket.delete(
+                [place(self._namespace, one) for one in digests for place in places]
+            )
+
         # Never abandoned: what is deleted after its caller has gone might be counted on by then.
-        await trio.to_thread.run_sync(self._bucket.delete, paths, limiter=self._limiter)
+        await trio.to_thread.run_sync(delete, limiter=self._limiter)
 
     async def strays(self) -> list[Stray]:
         """What others left. Uploads that were cut off are no objects, and nothing lists them
@@ -208,7 +214,8 @@ class ObjectsStore:
     async def aclose(self) -> None:
         if self._signed is not None:
             await self._signed.aclose()
-        await trio.lowlevel.checkpoint()  # obstore's connections go with its clients
+        self._bucket.close()
+        await trio.lowlevel.checkpoint()
 
     # --- in the event loop -------------------------------------------------------------------
 
@@ -236,6 +243,11 @@ class ObjectsStore:
             self._places = (self._places[1], self._places[0])
 
     # --- in a thread -------------------------------------------------------------------------
+
+    def _in_use(self) -> Sequence[Place]:
+        """The layouts that blobs lie in. StoreTrouble where there is no bucket."""
+        top = self._bucket.below(self._namespace)
+        return self._places if "files" in top.folders else (layout.blob,)
 
     def _read(self, digest: Digest, size: int, gate: Gate) -> None:
         other: Corrupt | None = None

@@ -6,7 +6,7 @@ store's "404" alone is not enough: it also says that of objects in a bucket that
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -27,7 +27,8 @@ PART = 8 << 20  # of an upload in parts
 MOST_PARTS = 10_000
 PARTS_AT_ONCE = 4
 SIGNED = timedelta(hours=12)  # what a large blob may take, with all its tries
-_DELETING = 8  # threads, where each object takes a request of its own
+DELETED = 100  # in one request: a thousand take a slow server longer than Bounds.idle
+_DELETING = 8  # such requests side by side
 
 
 Client = AzureStore | GCSStore | S3Store
@@ -37,7 +38,7 @@ class Bounds(NamedTuple):
     """Seconds, and how often what failed is tried again."""
 
     connect: float = 10.0
-    idle: float = 20.0  # without a byte
+    idle: float = 30.0  # without a byte
     quick: float = 60.0  # a request about little
     whole: float = 3600.0  # a request about a large blob, or a part of it
     tries: int = 3  # after the first one
@@ -70,8 +71,27 @@ class Bucket:
         self.is_plain, self.may_sign = configured.is_plain, configured.may_sign
         host = host_of(configured)
         self._where = self.label if host is None else f"{self.label} at {host}"
-        self._quick = self._client(configured, bounds, bounds.quick)
-        self._long = self._client(configured, bounds, bounds.whole)
+        self._clients: list[Client] = [
+            self._client(configured, bounds, bounds.quick),
+            self._client(configured, bounds, bounds.whole),
+        ]
+
+    def close(self) -> None:
+        """Let the clients go, and their connections with them."""
+        self._clients.clear()
+
+    @property
+    def _quick(self) -> Client:
+        return self._open()[0]
+
+    @property
+    def _long(self) -> Client:
+        return self._open()[1]
+
+    def _open(self) -> list[Client]:
+        if not self._clients:
+            raise StoreTrouble(f"{self.label}: the store was closed")
+        return self._clients
 
     def read(self, path: str, expected: int) -> tuple[Found, Iterator[memoryview]]:
         """An object and its bytes in order, read with patience for so many of them."""
@@ -155,29 +175,25 @@ class Bucket:
         folders = {one.rstrip("/").rpartition("/")[2] for one in result["common_prefixes"]}
         return Below([_found(one) for one in result["objects"]], folders)
 
-    def delete(self, paths: Iterable[str]) -> None:
+    def delete(self, paths: Sequence[str]) -> None:
         """Have no such objects, whether or not there were."""
-        if self._address.scheme == S3:  # takes a thousand at once, and absent ones for deleted
-            paths = list(paths)
-            if not paths:
-                return
-            with self._writing(paths[0]):
-                obstore.delete(self._quick, paths)
-            return
+        # S3 takes up to a thousand at once, and says of absent ones that they are deleted.
+        many = DELETED if self._address.scheme == S3 else 1
+        groups = [paths[start : start + many] for start in range(0, len(paths), many)]
         with ThreadPoolExecutor(_DELETING) as pool:
-            absent = [path for path, was in pool.map(self._delete_one, paths) if not was]
+            absent = [group[0] for group, was in pool.map(self._delete_some, groups) if not was]
         if absent:
             self.below(absent[0].rpartition("/")[0])  # raises where there is no bucket
 
-    def _delete_one(self, path: str) -> tuple[str, bool]:
-        """Delete it; was there one?"""
+    def _delete_some(self, paths: Sequence[str]) -> tuple[Sequence[str], bool]:
+        """Delete them; False when the store said that there is none, or no bucket."""
         try:
-            obstore.delete(self._quick, path)
+            obstore.delete(self._quick, list(paths))
         except ERRORS as error:
             if not is_not_there(error):
-                raise self._trouble(path, error) from error
-            return path, False
-        return path, True
+                raise self._trouble(paths[0], error) from error
+            return paths, False
+        return paths, True
 
     def _pieces(self, path: str, found: Found, result: Any) -> Iterator[memoryview]:
         done = 0

@@ -18,7 +18,7 @@ from aysfs.store.objects import ObjectsStore
 from aysfs.store.objects_address import parse_object_address
 from aysfs.store.objects_bucket import PART, Bounds, Bucket
 from aysfs.store.protocol import BlobSource, Held
-from tests.servers import CUT, HANG, Authority, ScriptedServer, answer, free_port
+from tests.servers import CUT, DRIP, HANG, Authority, ScriptedServer, answer, free_port
 from tests.swift import SECRET, Swift
 
 NAME = parse_name("jumpscale__base")
@@ -147,8 +147,9 @@ async def test_an_endpoint_that_never_answers_is_trouble(
     with ScriptedServer([HANG]) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         async with opened("s3://bucket") as store:
-            with pytest.raises(StoreTrouble, match=r"no answer (in time|within)"):
+            with pytest.raises(StoreTrouble, match=r"no answer (in time|within)") as caught:
                 await ask(store)
+    judge(caught.value)
 
 
 async def test_a_name_that_nobody_knows_is_trouble(s3: Swift) -> None:
@@ -224,6 +225,16 @@ async def test_a_body_that_breaks_off_is_trouble(s3: Swift) -> None:
         async with opened(scripted(server)) as store:
             with pytest.raises(StoreTrouble):
                 await get(store, SMALL)
+
+
+@pytest.mark.parametrize("data", [SMALL * 4000, LARGE], ids=["held", "poured"])
+async def test_a_body_that_drips_is_trouble(s3: Swift, data: bytes) -> None:
+    head = answer(b"", content_length=len(data), **MODIFIED)
+    with ScriptedServer([head, b"x", DRIP]) as server:
+        async with opened(scripted(server)) as store:
+            with pytest.raises(StoreTrouble, match="bytes a second") as caught:
+                await get(store, data)
+    judge(caught.value)
 
 
 async def test_only_certificates_that_are_trusted_are_taken(s3: Swift, trusted: Authority) -> None:
