@@ -23,9 +23,12 @@ T = TypeVar("T")
 
 
 def run_async(work: Callable[[], Awaitable[T]]) -> T:
-    """Run to the end; the first real error of a group comes out as itself."""
+    """Run to the end; the first real error of a group comes out as itself.
+
+    Ctrl-C comes where something is waited for, and never between two halves of a change.
+    """
     try:
-        return trio.run(work)
+        return trio.run(work, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 

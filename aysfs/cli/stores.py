@@ -325,8 +325,8 @@ def rm_command(settings: Settings, service: str) -> None:
     if name.tag is not None:
         raise BadName(f"`{name}` is a tag", hint="`aysfs store untag` removes it")
     tags = run_async(partial(_with_stores, settings, partial(_remove, name=name)))
-    stay = f"the tags {', '.join(tags)} and all blobs stay" if tags else "its blobs stay"
-    click.echo(f"{name}: removed; {stay}, blobs until `aysfs store gc`")
+    stay = f"the tags {', '.join(tags)} and all blobs stay, blobs" if tags else "its blobs stay"
+    click.echo(f"{name}: removed; {stay} until `aysfs store gc`")
 
 
 async def _remove(store: Store, name: ServiceName) -> list[str]:

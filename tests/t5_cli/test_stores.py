@@ -82,7 +82,8 @@ def test_what_tag_refuses(tagged: Host) -> None:
 
 def test_removing_a_current_list_leaves_its_tags_and_says_so(tagged: Host) -> None:
     said = tagged.ok("store", "rm", "test")
-    assert said.startswith(f"{NAME}: removed; the tags 1.0, 1.1 and all blobs stay")
+    stay = "the tags 1.0, 1.1 and all blobs stay, blobs until `aysfs store gc`"
+    assert said == f"{NAME}: removed; {stay}\n"
     assert lists(tagged) == [f"{NAME}@1.0.flist", f"{NAME}@1.1.flist"]
     assert tagged.refused(4, "store", "rm", "test").endswith(f"has no list {NAME}")
     assert "is a tag" in tagged.refused(2, "store", "rm", "test@1.0")
@@ -255,6 +256,11 @@ def test_a_mistyped_store_is_not_made(service: Host, tmp_path: Path) -> None:
     assert not (service.root / "stroe").exists()
     (service.root / "empty").mkdir()
     service.ok("push", "tree", "--name", "test", "--store", "empty")
+
+
+def test_removing_a_list_without_tags_says_what_stays(service: Host) -> None:
+    said = service.ok("store", "rm", "test")
+    assert said == f"{NAME}: removed; its blobs stay until `aysfs store gc`\n"
 
 
 def test_an_empty_address_is_not_the_working_directory(service: Host) -> None:
