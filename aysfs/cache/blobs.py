@@ -49,6 +49,7 @@ class Cache:
         self.report = report if report is not None else _silent
         self._objects = f"{root}/objects"
         self._directories: set[str] = set()
+        self._doubtful: set[Digest] = set()  # what ``open`` or ``has`` met with a broken stamp
         _enter(root)
         try:
             self.usage = Usage(root, limits or Limits())
@@ -77,18 +78,22 @@ class Cache:
         if stamp.is_valid(os.fstat(descriptor), size, digest):
             return descriptor
         os.close(descriptor)
+        self._doubtful.add(digest)
         return None
 
     def has(self, digest: Digest, size: int) -> bool:
         """Whether the verified blob is here."""
         try:
-            return stamp.is_valid(os.stat(self.path(digest)), size, digest)
+            if stamp.is_valid(os.stat(self.path(digest)), size, digest):
+                return True
         except FileNotFoundError:
             return False
+        self._doubtful.add(digest)
+        return False
 
     def is_doubtful(self, digest: Digest) -> bool:
-        """Whether there is an entry at all: after ``open`` found none, one to hash again."""
-        return os.path.exists(self.path(digest))
+        """Whether ``open`` or ``has`` has met an entry that has to be hashed again."""
+        return digest in self._doubtful
 
     def revalidate(self, digest: Digest, size: int | None = None) -> bool:
         """Hash an entry: stamp it anew when it is good, else quarantine it. Waits for the disk.
@@ -96,6 +101,7 @@ class Cache:
         False when there is no such entry, or it was wrong. Corrupt when it is good and only
         ``size`` is wrong: a list that lies must not cost anybody a good blob.
         """
+        self._doubtful.discard(digest)
         path = self.path(digest)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -105,6 +105,10 @@ class Fetcher:
         descriptor = self.open_at_once(digest, size)
         if descriptor is not None:
             return descriptor
+        return await self.open_fetched(digest, size, why)
+
+    async def open_fetched(self, digest: Digest, size: int, why: str = "") -> int:
+        """As ``open``, for whom ``open_at_once`` has just had nothing."""
         flight = self._join(digest, size, why)
         try:
             await flight.landed()
@@ -297,8 +301,8 @@ class Fetcher:
                 flight.deadline = later
                 moving = True
         if moving:
-            for flight in queued:
-                flight.deadline = later
+            for flight in queued:  # one whose entry is being hashed may have longer already
+                flight.deadline = max(flight.deadline, later)
 
 
 @asynccontextmanager

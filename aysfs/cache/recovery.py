@@ -5,6 +5,7 @@ to which everything had been flushed by ``syncfs``; in another boot, entries tha
 later are hashed once, and the torn ones quarantined. Waits for the disk.
 """
 
+import contextlib
 import ctypes
 import os
 import time
@@ -30,7 +31,8 @@ def recover(cache: Cache, boot: str | None = None) -> int:
     for stored in list(cache.scan()):
         if stored.arrived_ns >= horizon and not cache.revalidate(stored.digest, stored.size):
             wrong += 1
-    flush(cache, boot)
+    with contextlib.suppress(OSError):  # a full disk: what is here can be read all the same
+        flush(cache, boot)
     return wrong
 
 

@@ -133,7 +133,8 @@ class Usage:
             self._write(0)
         with self._locked():
             over = self._objects.value + self._all_reserved() + need - self.limits.size
-            short = self.limits.keep_free + need - self.disk_free()
+            # As ``reserve`` sees it: what is under way has not taken its room on the disk yet.
+            short = self.limits.keep_free + self._pending + need - self.disk_free()
         if over <= 0 and short <= 0:
             return 0
         return max(over, short) + self.limits.size // 10

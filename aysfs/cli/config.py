@@ -24,7 +24,7 @@ SYSTEM_FILE = Path("/etc/aysfs/config.toml")
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
-_AGE = re.compile(r"(\d+)\s*(|s|m|min|h|d|w)", re.IGNORECASE)
+_AGE = re.compile(r"(\d{1,9})\s*(|s|m|min|h|d|w)", re.IGNORECASE)
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 P = ParamSpec("P")
@@ -181,7 +181,7 @@ def _environment() -> Known:
 
 def _text(known: Known, name: str) -> str:
     value, where = known[name]
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise BadConfig(f"{where}: `{name}` must be a text")
     return value
 
@@ -209,6 +209,8 @@ def _stores(known: Known, name: str) -> tuple[str, ...]:
         raise BadConfig(f"{where}: `{name}` must be a store or a list of them")
     if not all(parts):
         raise BadConfig(f"{where}: `{name}` names an empty store")
+    if any("\0" in part for part in parts):
+        raise BadConfig(f"{where}: `{name}` names a store with a NUL in it")
     return tuple(dict.fromkeys(map(store_url, parts)))
 
 
@@ -238,6 +240,8 @@ def docker_address() -> str:
 
 def store_url(text: str) -> str:
     """A store as every process finds it: a URL, or the absolute path of a directory."""
+    if not text:  # a variable of a script that is not set, and not the working directory
+        raise BadConfig("a store needs an address", hint="a path or a URL")
     return text if "://" in text else os.path.abspath(os.path.expanduser(text))
 
 

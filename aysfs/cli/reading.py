@@ -1,5 +1,6 @@
 """``aysfs ls``, ``cat``, ``stat``, ``fetch``, ``unpack``: a service without a mount."""
 
+import gc
 import os
 import stat
 import sys
@@ -158,6 +159,7 @@ def fetch_command(settings: Settings, name: str, paths: tuple[str, ...], as_json
 
 
 async def _fetch(settings: Settings, wanted: list[Wanted]) -> tuple[BulkReport, int]:
+    gc.freeze()  # tree and blobs live to the end: no collection needs to walk them
     async with fetching(settings) as fetcher:
         with progress("fetch", len(wanted)) as meter:
             report = await fetch_all(fetcher, wanted, meter)

@@ -1,8 +1,10 @@
 """What a person or a script sees: errors, sizes, JSON. Words live here."""
 
+import errno
 import json
 import os
 import sys
+import tempfile
 
 import click
 
@@ -20,6 +22,8 @@ def exit_code(error: BaseException) -> int:
         return int(ExitCode.INTERRUPTED)
     if isinstance(error, SystemExit):
         return int(error.code or 0)
+    if _is_full(error):
+        return int(ExitCode.NO_SPACE)
     return int(ExitCode.FAILURE)
 
 
@@ -41,9 +45,18 @@ def show_error(error: BaseException) -> None:
         click.echo(f"aysfs: {error}", err=True)
         if error.hint:
             click.echo(f"  {error.hint}", err=True)
+    elif isinstance(error, OSError) and _is_full(error):
+        what = error.filename or f"the folder {tempfile.gettempdir()} of temporary files, it seems"
+        click.echo(f"aysfs: no space left on the disk of {what}", err=True)
+        click.echo("  TMPDIR names another folder for temporary files", err=True)
     else:
         click.echo(f"aysfs: internal error: {type(error).__name__}: {error}", err=True)
         click.echo("  run it again as `aysfs --debug ...` for the traceback", err=True)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether a disk is full that belongs to no store and no cache."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def note(line: str) -> None:

@@ -16,16 +16,19 @@ from aysfs.cli.config import Settings
 from aysfs.cli.render import note
 from aysfs.errors import StoreTrouble, first_of
 from aysfs.load import Loaded, load_tree
-from aysfs.store.open import open_stores
+from aysfs.store.open import open_stores, side_by_side
 from aysfs.store.protocol import Store
 
 T = TypeVar("T")
 
 
 def run_async(work: Callable[[], Awaitable[T]]) -> T:
-    """Run to the end; the first real error of a group comes out as itself."""
+    """Run to the end; the first real error of a group comes out as itself.
+
+    Ctrl-C comes where something is waited for, and never between two halves of a change.
+    """
     try:
-        return trio.run(work)
+        return trio.run(work, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 
@@ -82,7 +85,7 @@ async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
         store = open_stores(settings.store, namespace=settings.namespace)
         stack.push_async_callback(store.aclose)
         fetcher = await stack.enter_async_context(
-            open_fetcher(cache, store, deadline=settings.deadline)
+            open_fetcher(cache, store, deadline=settings.deadline, parallel=side_by_side(store))
         )
         stack.push_async_callback(_flush, cache, fetcher)
         yield fetcher

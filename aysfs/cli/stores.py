@@ -14,7 +14,7 @@ from aysfs.cli.render import note, show_error, show_json, size_text
 from aysfs.cli.session import end_as_interrupted, open_to_write, run_async
 from aysfs.errors import BadConfig, BadList, BadName, BlobMissing, Corrupt, ListMissing
 from aysfs.names import ServiceName, tagged
-from aysfs.store.claims import SETTLE, store_time
+from aysfs.store.claims import GC_LAPSE, SETTLE, store_time
 from aysfs.store.open import open_stores
 from aysfs.store.protocol import Store
 from aysfs.upkeep.check import CheckReport, Wrong, check
@@ -202,6 +202,8 @@ def gc_command(
     """
     if delete and dry_run:
         raise click.UsageError("--delete and --dry-run exclude each other")
+    if not settle < GC_LAPSE:  # nan as well
+        raise click.UsageError(f"--settle must be less than {GC_LAPSE:g}: a gc may not stand still")
     age = parse_age(grace, "`--grace`")
     end_as_interrupted()
     with phases("store gc", _number) as step:
@@ -296,7 +298,9 @@ def tag_command(settings: Settings, service: str, tag: str | None, current: bool
     if current and source.tag is None:
         raise BadName(f"`{source}` is the current list", hint="name the tag: SERVICE@TAG --current")
     target = bare if tag is None else tagged(bare, tag)
-    run_async(partial(_with_stores, settings, lambda store: retag(store, source, target)))
+    end_as_interrupted()
+    work = partial(retag, source=source, target=target, waiting=_waiting)
+    run_async(partial(_with_stores, settings, work))
     click.echo(f"{target} is now the list that {source} is")
 
 
@@ -321,8 +325,8 @@ def rm_command(settings: Settings, service: str) -> None:
     if name.tag is not None:
         raise BadName(f"`{name}` is a tag", hint="`aysfs store untag` removes it")
     tags = run_async(partial(_with_stores, settings, partial(_remove, name=name)))
-    stay = f"the tags {', '.join(tags)} and all blobs stay" if tags else "its blobs stay"
-    click.echo(f"{name}: removed; {stay}, blobs until `aysfs store gc`")
+    stay = f"the tags {', '.join(tags)} and all blobs stay, blobs" if tags else "its blobs stay"
+    click.echo(f"{name}: removed; {stay} until `aysfs store gc`")
 
 
 async def _remove(store: Store, name: ServiceName) -> list[str]:

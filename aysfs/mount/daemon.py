@@ -29,7 +29,7 @@ from aysfs.mount.fuse import FuseEngine
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import Claim, find_kernel_mount
 from aysfs.store.chain import Chain
-from aysfs.store.open import open_stores
+from aysfs.store.open import open_stores, side_by_side
 from aysfs.store.protocol import Store
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
         gc.collect()
         gc.freeze()  # the tree lives as long as we do: no collection needs to walk it
         fetcher = await stack.enter_async_context(
-            open_fetcher(cache, store, deadline=options.deadline)
+            open_fetcher(cache, store, deadline=options.deadline, parallel=side_by_side(store))
         )
         daemon = Daemon(options, store, fetcher, loaded)
         await _session(daemon, claim, ready)

@@ -233,9 +233,10 @@ class FuseEngine(pyfuse3.Operations):
         descriptor = self._fetcher.open_at_once(digest, size)
         if descriptor is None:
             why = os.fsdecode(tree.list_path(node))
-            descriptor = await self._fetcher.open(digest, size, why)
-        if size <= _READ_AHEAD_WHOLE:
-            # Starts the disk while the kernel's read request is still on its way to us.
+            descriptor = await self._fetcher.open_fetched(digest, size, why)
+        elif size <= _READ_AHEAD_WHOLE:
+            # Starts the disk while the kernel's read request is still on its way to us. What
+            # was just fetched is in memory.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
         self.counters.open_files += 1
         return FileInfo(fh=FileHandleT(descriptor), keep_cache=True)

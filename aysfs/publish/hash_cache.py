@@ -48,9 +48,16 @@ class HashCache:
             self._changed = True
 
     def save(self) -> None:
-        """Write the file, atomically; the oldest records go first when there are too many."""
+        """Write the file, atomically; the oldest records go first when there are too many.
+
+        Where it cannot be written there is no hint for the next push, and nothing is wrong.
+        """
         if not self._changed:
             return
+        with contextlib.suppress(OSError):
+            self._write()
+
+    def _write(self) -> None:
         records = list(self._known.items())[-LIMIT:]
         body = b"".join(_RECORD.pack(*key, digest) for key, digest in records)
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

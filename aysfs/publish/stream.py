@@ -6,14 +6,14 @@ write to stores are asynchronous; all else blocks, and belongs into a worker thr
 """
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from posixpath import dirname
 from typing import NamedTuple
 
 import trio
 
 from aysfs.digest import ZERO, Digest
-from aysfs.errors import AysfsError, BadList, BuildFailed, first_of
+from aysfs.errors import AysfsError, BadList, BuildFailed
 from aysfs.flist.entry import Entry, Ext, Header, Kind
 from aysfs.flist.percent import encode_path
 from aysfs.flist.rules import show
@@ -24,6 +24,7 @@ from aysfs.publish.batches import HELD, Batches, Filling, Put
 from aysfs.publish.links import FirstNames, is_kept, rdev
 from aysfs.publish.tar import BadTar, Member, Read, TarReader
 from aysfs.store.claims import Claim
+from aysfs.store.crew import side_by_side
 from aysfs.store.protocol import BlobSource
 
 _KINDS = {
@@ -211,7 +212,7 @@ async def put_missing(claims: Sequence[Claim], batch: Sequence[BlobSource]) -> N
         if lacking:
             await claim.store.put_many([one for one in batch if one.digest in lacking])
 
-    await _with_each(claims, send)
+    await side_by_side(claims, send)
 
 
 async def publish_list(
@@ -225,7 +226,7 @@ async def publish_list(
         chunks = await trio.to_thread.run_sync(lambda: list(write_flist(header, entries)))
     except BadList as error:
         raise BuildFailed(f"what was built fits no list: {error}") from error
-    await _with_each(claims, _answers)
+    await side_by_side(claims, _answers)
     for claim in claims:
         await claim.publish(name, chunks)
     return chunks
@@ -233,14 +234,3 @@ async def publish_list(
 
 async def _answers(claim: Claim) -> None:
     await claim.store.missing({ZERO: 0})  # any question that has to be asked there
-
-
-async def _with_each(claims: Sequence[Claim], work: Callable[[Claim], Awaitable[None]]) -> None:
-    """Do it with all stores side by side; the first failure ends the others."""
-    try:
-        async with trio.open_nursery() as nursery:
-            for claim in claims:
-                nursery.start_soon(work, claim)
-    # Not `except*`: Python 3.11.2, Debian's, would wrap what is raised.
-    except BaseExceptionGroup as group:
-        raise first_of(group) from None

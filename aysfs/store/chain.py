@@ -27,9 +27,9 @@ from aysfs.errors import (
     ListMissing,
     NoteMissing,
     StoreTrouble,
-    first_of,
 )
 from aysfs.names import ServiceName
+from aysfs.store.crew import side_by_side
 from aysfs.store.protocol import BlobSource, OpenList, Sink, Store, Stored, Stray
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ LONGEST_REST = 60.0
 PATIENCE = 20.0  # seconds without a byte; a fetch waits 60, in which two more stores can be asked
 
 _PIECE = 1 << 20
+_DOUBLINGS = 16  # more than any rest needs; an outage of a day would be 2.0**1440, no float
 
 
 class StoreState(NamedTuple):
@@ -95,7 +96,7 @@ class _Breaker:
     def _failed(self, error: StoreTrouble) -> None:
         if self._failures and trio.current_time() < self._until:
             return  # of the same outage, asked before it was known
-        rest = min(LONGEST_REST, FIRST_REST * 2**self._failures)
+        rest = min(LONGEST_REST, FIRST_REST * 2.0 ** min(self._failures, _DOUBLINGS))
         self._failures += 1
         self._until = trio.current_time() + rest
         self._why = str(error)
@@ -287,7 +288,18 @@ class Chain:
         await self._with_each(lambda number: self.stores[number].write_note(name, data))
 
     async def delete_note(self, name: str) -> None:
-        await self._with_each(lambda number: self.stores[number].delete_note(name))
+        """In every store that takes it: one in trouble keeps no note alive in the others."""
+        errors: list[AysfsError] = []
+
+        async def delete(number: int) -> None:
+            try:
+                await self.stores[number].delete_note(name)
+            except AysfsError as error:
+                errors.append(error)
+
+        await self._with_each(delete)
+        if errors:
+            raise errors[0]
 
     # --- upkeep: what any of them holds; a gc is for one store, whose clock it goes by ---------
 
@@ -315,13 +327,7 @@ class Chain:
                 stack.push_async_callback(store.aclose)
 
     async def _with_each(self, work: Callable[[int], Awaitable[None]]) -> None:
-        """Do it with all stores side by side; the first failure ends the others."""
-        try:
-            async with trio.open_nursery() as nursery:
-                for number in range(len(self.stores)):
-                    nursery.start_soon(work, number)
-        except BaseExceptionGroup as group:
-            raise first_of(group) from None
+        await side_by_side(range(len(self.stores)), work, len(self.stores))
 
 
 def members(store: Store) -> Sequence[Store]:

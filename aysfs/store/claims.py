@@ -40,6 +40,7 @@ the store gives them and no clock of a host:
 Time that passes is read from CLOCK_BOOTTIME, which counts a suspended host's sleep.
 """
 
+import contextlib
 import itertools
 import os
 import time
@@ -50,7 +51,7 @@ from types import TracebackType
 import trio
 
 from aysfs.digest import SIZE, Digest
-from aysfs.errors import NoteMissing, StoreTrouble
+from aysfs.errors import AysfsError, NoteMissing, StoreTrouble
 from aysfs.names import ServiceName
 from aysfs.store.chain import members
 from aysfs.store.protocol import Store
@@ -145,12 +146,10 @@ class Claim:
         if self._publishing:
             return
         with trio.CancelScope(shield=True), trio.move_on_after(_CLOSING):
-            try:
-                while self._notes:
+            while self._notes:
+                with contextlib.suppress(AysfsError):  # what stays expires
                     await self.store.delete_note(self._name(len(self._notes) - 1))
-                    self._notes.pop()
-            except StoreTrouble:
-                return  # they expire
+                self._notes.pop()
 
     def _name(self, number: int) -> str:
         return f"{PUSH_PREFIX}{self._id}-{number}"

@@ -19,6 +19,7 @@ import pycurl
 import trio
 
 _CLOSING = 1.0  # seconds that a close waits for names that are being looked up
+_TURNS = 8  # in a row before other tasks get one
 CLOSED = -1  # a transfer's end when the loop was closed under it
 
 
@@ -90,13 +91,16 @@ class CurlLoop:
         self._multi.add_handle(handle)
         try:
             self._act(pycurl.SOCKET_TIMEOUT, 0)  # sends the request, on a connection that lives
-            if transfer.ended is not None:
-                await trio.lowlevel.checkpoint()
+            waited = False
             while transfer.ended is None:
                 if self._leader is None:
-                    await self._lead(transfer)
+                    waited |= await self._lead(transfer)
                 else:
                     await transfer.park()
+                    waited = True
+            if not waited:
+                self._hand_over()
+                await trio.lowlevel.checkpoint()  # let others run, and be cancelled
         finally:
             if self._transfers.pop(handle, None) is not None:
                 self._multi.remove_handle(handle)
@@ -136,19 +140,30 @@ class CurlLoop:
         self._multi.close()
         self._epoll.close()
 
-    async def _lead(self, transfer: _Transfer) -> None:
-        """Let libcurl work until this transfer has ended, or its timer may have rung."""
+    async def _lead(self, transfer: _Transfer) -> bool:
+        """Let libcurl work until this transfer has ended, or its timer may have rung.
+
+        Whether others could run meanwhile.
+        """
+        waited = False
         self._leader = transfer
         try:
             with trio.CancelScope() as self._scope:
                 self._rings = float("inf")
                 self._set_alarm()
+                turns = 0
                 while transfer.ended is None:
-                    self._asleep = True
-                    await trio.lowlevel.wait_readable(self._epoll)
-                    self._asleep = False
-                    for descriptor, events in self._epoll.poll(0):
+                    ready = self._epoll.poll(0)  # often there already, and then trio is spared
+                    if not ready:
+                        self._asleep = waited = True
+                        await trio.lowlevel.wait_readable(self._epoll)
+                        self._asleep = False
+                        continue
+                    for descriptor, events in ready:
                         self._act(descriptor, _meaning(events))
+                    turns += 1
+                    if turns % _TURNS == 0:
+                        await trio.lowlevel.checkpoint()
         except trio.ClosedResourceError:
             pass  # by ``close``, which has ended the transfer
         finally:
@@ -159,6 +174,7 @@ class CurlLoop:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
         if self._look <= now:
             self._end_slow_ones(now)
+        return waited
 
     def _hand_over(self) -> None:
         if self._leader is None:

@@ -25,7 +25,7 @@ from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 
 T = TypeVar("T")
 
-THREADS = 8
+THREADS = 16  # as many blobs as a fetch service asks for at once: none waits for its turn here
 
 # A blob of at most this size is read in the event loop where the disk is a local one: the way
 # to a thread and back costs more than the reading. 4000 blobs of 4 KiB on ext4, page cache

@@ -193,7 +193,7 @@ class Reader:
         except FileNotFoundError as error:
             if self._create:
                 return
-            raise trouble(path, error) from error
+            raise StoreTrouble(f"{path}: {error.strerror}", hint=NO_ROOT) from error
         except OSError as error:
             raise trouble(path, error) from error
         raise StoreTrouble(f"{path}: not a directory")

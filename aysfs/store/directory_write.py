@@ -15,11 +15,11 @@ from typing import BinaryIO, TypeVar
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import Corrupt
+from aysfs.errors import Corrupt, StoreTrouble
 from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.blame import blaming
-from aysfs.store.directory_read import holds
+from aysfs.store.directory_read import NO_ROOT, holds
 from aysfs.store.protocol import BlobSource
 
 T = TypeVar("T")
@@ -188,8 +188,8 @@ class Writer:
     def _make_directories(self, directory: str) -> None:
         if self._create:
             os.makedirs(self._root, exist_ok=True)
-        else:
-            os.stat(self._root)
+        elif not os.path.isdir(self._root):
+            raise StoreTrouble(f"{self._root}: no such directory", hint=NO_ROOT)
         path = self._root
         for part in os.path.relpath(directory, self._root).split("/"):
             path = f"{path}/{part}"

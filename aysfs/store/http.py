@@ -5,16 +5,16 @@ for it. Owns which layout is looked in first. All bytes come through the event l
 large blob are hashed and written in a thread (``http_pour``). Such a server takes no writes.
 """
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, TypeVar
 from urllib.parse import quote
 
 import trio
 
 from aysfs.digest import Digest
 from aysfs.errors import (
-    AysfsError,
     BadConfig,
     BlobMissing,
     ListMissing,
@@ -23,19 +23,22 @@ from aysfs.errors import (
 )
 from aysfs.names import ServiceName
 from aysfs.store import layout
+from aysfs.store.crew import side_by_side
 from aysfs.store.http_address import HttpAddress
-from aysfs.store.http_client import CONNECTIONS, HttpClient
+from aysfs.store.http_client import HttpClient
 from aysfs.store.http_fetch import fetch
 from aysfs.store.http_listing import names_in
 from aysfs.store.http_request import Bounds, Head, NotThereError, OtherSize, Refused, Streamed
 from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 
+CONNECTIONS = 16
 THREADS = 4
 LISTING_LIMIT = 64 << 20
 
 _FORBIDDEN = 403  # what nginx says of a directory that it has no listing of
 _NO_LISTING = "turn on its listing (nginx: `autoindex on;`), or name the service that you want"
 
+T = TypeVar("T")
 Place = Callable[[str, Digest], str]
 
 
@@ -48,13 +51,14 @@ class HttpStore:
         namespace: str = layout.DEFAULT_NAMESPACE,
         *,
         bounds: Bounds | None = None,
+        connections: int = CONNECTIONS,
     ) -> None:
         layout.check_namespace(namespace)
         self._prefix = f"{address.url}/{quote(namespace)}"
         self._label = str(address)
         self._namespace = namespace
         self._bounds = bounds or Bounds()
-        self._client = HttpClient(address, self._bounds)
+        self._client = HttpClient(address, self._bounds, connections)
         self._limiter = trio.CapacityLimiter(THREADS)
         # The place where the last blob was found is asked first: a store in the old layout
         # costs one request a blob, as any other.
@@ -83,23 +87,12 @@ class HttpStore:
 
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         absent: set[Digest] = set()
-        failed: list[AysfsError] = []
-        todo = iter(blobs.items())
 
-        async def work() -> None:
-            for digest, size in todo:  # shared: taking the next is one step without an await
-                try:
-                    if not await self._holds(digest, size):
-                        absent.add(digest)
-                except AysfsError as error:
-                    failed.append(error)
-                    nursery.cancel_scope.cancel()
+        async def ask(digest: Digest) -> None:
+            if not await self._holds(digest, blobs[digest]):
+                absent.add(digest)
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(CONNECTIONS, len(blobs))):
-                nursery.start_soon(work)
-        if failed:
-            raise failed[0]
+        await side_by_side(blobs, ask, CONNECTIONS)
         return absent
 
     async def open_list(self, name: ServiceName) -> OpenList:
@@ -135,15 +128,30 @@ class HttpStore:
             raise NoteMissing(f"{self._label} has no note {name}") from None
 
     async def notes(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for name in sorted(filter(layout.is_note, await self._beside_lists())):
-            head = Head(*self._at(layout.note_path(self._namespace, name)), self._bounds)
-            try:
-                await self._client.perform(head)
-            except NotThereError:
-                continue  # deleted since
-            found[name] = head.mtime_ns
+        relative = layout.list_directory(self._namespace)
+        found = await self._look_at(relative, filter(layout.is_note, await self._beside_lists()))
+        return {name: found[name].mtime_ns for name in sorted(found)}
+
+    async def shelf(self, first: int) -> list[Stored]:
+        found = []
+        for relative in layout.shelves(self._namespace, first):
+            digests = {
+                name: layout.parse_blob_file(name, first) for name in await self._in(relative)
+            }
+            heads = await self._look_at(relative, [name for name in digests if digests[name]])
+            for name, head in heads.items():
+                if (digest := digests[name]) is not None:
+                    found.append(Stored(digest, head.size or 0, head.mtime_ns))
         return found
+
+    async def strays(self) -> list[Stray]:
+        beside = filter(layout.is_stray, await self._beside_lists())
+        top = await self._look_at(self._namespace, await self._in(self._namespace))
+        found = [Stray(name, head.size or 0, head.mtime_ns) for name, head in top.items()]
+        heads = await self._look_at(layout.list_directory(self._namespace), beside)
+        return found + [
+            Stray(f"md/{name}", head.size or 0, head.mtime_ns) for name, head in heads.items()
+        ]
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -174,19 +182,9 @@ class HttpStore:
         self._refuse()
 
     async def delete_strays(self, paths: Sequence[str]) -> None:
-        self._refuse()
-
-    async def shelf(self, first: int) -> list[Stored]:
-        self._hides()
-
-    async def strays(self) -> list[Stray]:
-        self._hides()
-
-    def _hides(self) -> NoReturn:
-        raise BadConfig(
-            f"{self._label} is a web server, which does not say what it holds",
-            hint="ask the folder that it serves: a path, or ssh://login@host/path",
-        )
+        layout.check_temporaries(paths)
+        if paths:
+            self._refuse()
 
     def _refuse(self) -> NoReturn:
         raise BadConfig(
@@ -198,7 +196,7 @@ class HttpStore:
 
     def _at(self, relative: str) -> tuple[str, str]:
         """The URL of a file of the store, and how messages name it."""
-        # Nothing below the namespace has a character that needs quoting.
+        # No name of a blob, list or note has a character that needs quoting.
         rest = relative[len(self._namespace) :]
         return self._prefix + rest, f"{self._label}/{relative}"
 
@@ -231,13 +229,16 @@ class HttpStore:
         return bytes(held.data)
 
     async def _beside_lists(self) -> list[str]:
-        """The names in the directory of the lists, as the server lists it."""
-        relative = layout.list_directory(self._namespace) + "/"
-        url, where = self._at(relative)
+        """The names in the directory of the lists."""
+        return await self._in(layout.list_directory(self._namespace))
+
+    async def _in(self, relative: str) -> list[str]:
+        """The names of the files in a directory, as the server lists it."""
+        url, where = self._at(f"{relative}/")
         try:
-            return names_in(await self._small_file(relative, LISTING_LIMIT), url)
+            return names_in(await self._small_file(f"{relative}/", LISTING_LIMIT), url)
         except NotThereError:
-            # "No lists" is only an answer about a namespace that is there.
+            # "Nothing there" is only an answer about a namespace that is there.
             if await self._is_directory(f"{self._namespace}/"):
                 return []
             raise StoreTrouble(
@@ -247,6 +248,20 @@ class HttpStore:
             if error.status == _FORBIDDEN:
                 error.hint = _NO_LISTING
             raise
+
+    async def _look_at(self, folder: str, names: Iterable[str]) -> dict[str, Head]:
+        """Size and time of files, but for those that have just gone."""
+        found: dict[str, Head] = {}
+
+        async def ask(name: str) -> None:
+            quoted = quote(name, errors="surrogateescape")
+            head = Head(*self._at(f"{folder}/{quoted}"), self._bounds)
+            with contextlib.suppress(NotThereError):
+                await self._client.perform(head)
+                found[name] = head
+
+        await side_by_side(names, ask, CONNECTIONS)
+        return found
 
     async def _is_directory(self, relative: str) -> bool:
         try:

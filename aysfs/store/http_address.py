@@ -53,6 +53,12 @@ def parse_http_address(url: str) -> HttpAddress:
         raise BadConfig("an http:// address that names no store", hint=f"write {EXAMPLE}")
     if _CONTROL.search(unquote(parts.path)[:1] + parts.netloc) or "\0" in unquote(parts.path):
         raise BadConfig("an http:// address with a blank in it", hint=f"write {EXAMPLE}")
+    try:
+        host = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError as error:
+        raise BadConfig(
+            "an http:// address with a bad host or port", hint=f"write {EXAMPLE}"
+        ) from error
     where = f"[{host}]" if ":" in host else host
     where += f":{port}" if port is not None else ""
     path = quote(parts.path, safe=_SAFE).rstrip("/")

@@ -18,7 +18,6 @@ from aysfs.store.curl import CurlLoop
 from aysfs.store.http_address import HttpAddress
 from aysfs.store.http_request import Bounds, Request
 
-CONNECTIONS = 16
 REDIRECTS = 5
 
 _BUFFER = 256 << 10
@@ -29,13 +28,13 @@ _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.
 class HttpClient:
     """Requests to one server, and to where it redirects."""
 
-    def __init__(self, address: HttpAddress, bounds: Bounds) -> None:
+    def __init__(self, address: HttpAddress, bounds: Bounds, connections: int) -> None:
         self._address = address
         self._bounds = bounds
         self._loop: CurlLoop | None = None  # made on first use, in the process that uses it
-        self._turn = trio.Semaphore(
-            CONNECTIONS, max_value=CONNECTIONS
-        )  # nobody ever waits inside libcurl
+        # Nobody ever waits inside libcurl.
+        self._connections = connections
+        self._turn = trio.Semaphore(connections, max_value=connections)
         self._idle: list[Any] = []
         self._closed = False
         self._authorities = authorities()
@@ -75,7 +74,7 @@ class HttpClient:
 
     async def _perform(self, request: Request) -> None:
         if self._loop is None:
-            self._loop = CurlLoop(CONNECTIONS, self._bounds.idle, self._bounds.slowest)
+            self._loop = CurlLoop(self._connections, self._bounds.idle, self._bounds.slowest)
         handle = self._idle.pop() if self._idle else self._configure(pycurl.Curl())
         try:
             while True:
@@ -122,8 +121,8 @@ class HttpClient:
             handle.setopt(option, value)
         if self._address.login is not None:  # libcurl sends it to no other host
             handle.setopt(pycurl.HTTPAUTH, pycurl.HTTPAUTH_BASIC)
-            handle.setopt(pycurl.USERNAME, self._address.login)
-            handle.setopt(pycurl.PASSWORD, self._address.password or "")
+            handle.setopt(pycurl.USERNAME, self._address.login.encode())
+            handle.setopt(pycurl.PASSWORD, (self._address.password or "").encode())
         return handle
 
 
@@ -131,7 +130,7 @@ def _drop(_data: bytes) -> None:
     """What an idle handle does with a body."""
 
 
-def authorities() -> list[tuple[int, str]]:
+def authorities() -> list[tuple[int, bytes]]:
     """Whose certificates are trusted: this host's store, which SSL_CERT_FILE and SSL_CERT_DIR
     replace. The libcurl of the wheel has an OpenSSL of its own and would look elsewhere.
     """
@@ -139,7 +138,12 @@ def authorities() -> list[tuple[int, str]]:
     files = [paths.cafile, *_BUNDLES] if paths.cafile or not paths.capath else []
     for file in files:
         if file and os.path.isfile(file):
-            return [(pycurl.CAINFO, file), (pycurl.PROXY_CAINFO, file)]
+            return _trusting(pycurl.CAINFO, pycurl.PROXY_CAINFO, file)
     if paths.capath and os.path.isdir(paths.capath) and os.listdir(paths.capath):
-        return [(pycurl.CAPATH, paths.capath), (pycurl.PROXY_CAPATH, paths.capath)]
-    return [(pycurl.CAINFO, certifi.where()), (pycurl.PROXY_CAINFO, certifi.where())]
+        return _trusting(pycurl.CAPATH, pycurl.PROXY_CAPATH, paths.capath)
+    return _trusting(pycurl.CAINFO, pycurl.PROXY_CAINFO, certifi.where())
+
+
+def _trusting(option: int, of_proxy: int, path: str) -> list[tuple[int, bytes]]:
+    name = os.fsencode(path)  # pycurl takes text only when it is ASCII
+    return [(option, name), (of_proxy, name)]

@@ -13,18 +13,28 @@ def names_in(page: bytes, url: str) -> list[str]:
     """The files directly below ``url``, which ends with a slash, sorted; None twice."""
     text = page.decode("utf-8", "surrogateescape")
     found = _of_json(text) if text.lstrip()[:1] in ("[", "{") else _of_html(text, url)
-    return sorted(set(found))
+    return sorted(filter(_can_be_asked_for, set(found)))
+
+
+def _can_be_asked_for(name: str) -> bool:
+    """Bytes that are no UTF-8 are surrogates here, as in ``os.fsdecode``; no others can be sent."""
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _of_json(text: str) -> list[str]:
     try:
         entries = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     if not isinstance(entries, list):
         return []
-    names = (one.get("name") for one in entries if isinstance(one, dict))
-    return [name for name in names if isinstance(name, str)]
+    files = (one for one in entries if isinstance(one, dict) and one.get("type") != "directory")
+    names = (one.get("name") for one in files)
+    return [name for name in names if isinstance(name, str) and name and "/" not in name]
 
 
 def _of_html(text: str, url: str) -> list[str]:
@@ -38,7 +48,7 @@ def _of_html(text: str, url: str) -> list[str]:
             there = urlsplit(urljoin(url, link))
         except ValueError:
             continue
-        name = unquote(there.path.removeprefix(here.path))
+        name = unquote(there.path.removeprefix(here.path), errors="surrogateescape")
         inside = there.path.startswith(here.path) and there.netloc == here.netloc
         if inside and name and "/" not in name and not there.query:
             found.append(name)

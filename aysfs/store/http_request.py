@@ -21,7 +21,8 @@ from aysfs.store.protocol import Writes
 ERROR_PAGE = 16 << 10  # bytes of a refusal that are read to keep its connection
 PROGRESS = 1 << 20  # a try that brings so many bytes does not count
 
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_RANGE = re.compile(r"bytes (\d{1,19})-\d+/(\d{1,19})", re.ASCII)
+_LATEST = 1 << 33  # seconds; a list's times are 64-bit nanoseconds
 
 CUT = frozenset(
     (
@@ -173,8 +174,8 @@ class Held(Request):
 class Streamed(Request):
     """A body that goes to a sink as it comes: cut short, it goes on where it stopped.
 
-    ``rewind`` makes the sink take it from the beginning again; without it a server that cannot
-    go on is trouble. ``size`` is None where only the server knows it.
+    Where the server cannot go on, ``rewind`` makes the sink take it from the beginning again.
+    ``size`` is None where only the server knows it.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class Streamed(Request):
         bounds: Bounds,
         size: int | None,
         sink: Writes,
-        rewind: Callable[[], object] | None = None,
+        rewind: Callable[[], object],
     ) -> None:
         super().__init__(url, where, bounds)
         self._size = size
@@ -203,7 +204,11 @@ class Streamed(Request):
     def mtime_ns(self) -> int:
         """The time that the server gives the file, the epoch when it gives none."""
         date = email.utils.parsedate_tz(self._validators[1]) if self._validators else None
-        return email.utils.mktime_tz(date) * 1_000_000_000 if date else 0
+        try:
+            seconds = email.utils.mktime_tz(date) if date else 0
+        except (ValueError, OverflowError):  # the year 99999
+            return 0
+        return seconds * 1_000_000_000 if 0 <= seconds < _LATEST else 0
 
     def prepare(self, easy: Any) -> None:
         self._accepted, self._page = False, 0
@@ -231,6 +236,8 @@ class Streamed(Request):
                 self._left = self._bounds.tries
             return self._failed(easy, ended)
         if not self._accepted:
+            if self._position and self._status_code in (404, 410):
+                raise StoreTrouble(f"{self.where}: went away while it was read")
             return self._status(easy, self._status_code)
         if self._size is not None and self._position != self._size:
             return self._again(f"{self._position} of {self._size} bytes")
@@ -276,7 +283,8 @@ class Streamed(Request):
         validators = self._headers.get("etag", ""), self._headers.get("last-modified", "")
         if self._status_code == 200:
             if self._position:
-                self._start_over()
+                self._rewind()
+                self._position = self._begun_at = 0
             length = self._headers.get("content-length", "")
             if self._size is not None and length.isdecimal() and int(length) != self._size:
                 raise wrong_size(self.where, int(length), self._size)
@@ -292,18 +300,9 @@ class Streamed(Request):
             raise StoreTrouble(f"{self.where}: changed on the server while it was read")
         return True
 
-    def _start_over(self) -> None:
-        if self._rewind is None:
-            raise StoreTrouble(
-                f"{self.where}: cut after {self._position} bytes, and cannot go on from there",
-                hint="the server answers no range requests, or the file was replaced meanwhile",
-            )
-        self._rewind()
-        self._position = self._begun_at = 0
-
 
 class Head(Request):
-    """Whether something is there; ``size`` is None, ``mtime_ns`` 0 where the server gives none."""
+    """Whether something is there, its size and time; None or the epoch where none is given."""
 
     size: int | None = None
     mtime_ns = 0

@@ -71,14 +71,27 @@ class Bucket:
         self.is_plain, self.may_sign = configured.is_plain, configured.may_sign
         host = host_of(configured)
         self._where = self.label if host is None else f"{self.label} at {host}"
-        self._clients: tuple[Client, Client] | None = (
+        self._clients: list[Client] = [
             self._client(configured, bounds, bounds.quick),
             self._client(configured, bounds, bounds.whole),
-        )
+        ]
 
     def close(self) -> None:
-        """Let the clients go; obstore closes their connections once nobody uses them."""
-        self._clients = None
+        """Let the clients go, and their connections with them."""
+        self._clients.clear()
+
+    @property
+    def _quick(self) -> Client:
+        return self._open()[0]
+
+    @property
+    def _long(self) -> Client:
+        return self._open()[1]
+
+    def _open(self) -> list[Client]:
+        if not self._clients:
+            raise StoreTrouble(f"{self.label}: the store was closed")
+        return self._clients
 
     def read(self, path: str, expected: int) -> tuple[Found, Iterator[memoryview]]:
         """An object and its bytes in order, read with patience for so many of them."""
@@ -181,19 +194,6 @@ class Bucket:
                 raise self._trouble(paths[0], error) from error
             return paths, False
         return paths, True
-
-    @property
-    def _quick(self) -> Client:
-        return self._open()[0]
-
-    @property
-    def _long(self) -> Client:
-        return self._open()[1]
-
-    def _open(self) -> tuple[Client, Client]:
-        if self._clients is None:
-            raise StoreTrouble(f"{self.label}: the store was closed")
-        return self._clients
 
     def _pieces(self, path: str, found: Found, result: Any) -> Iterator[memoryview]:
         done = 0

@@ -15,6 +15,7 @@ from aysfs.store.http_fetch import fetch
 from aysfs.store.objects_bucket import Bounds, Bucket
 from aysfs.store.protocol import Sink
 
+CONNECTIONS = 16
 THREADS = 4
 
 
@@ -27,7 +28,7 @@ class SignedReads:
             connect=bounds.connect, idle=bounds.idle, whole=bounds.whole, tries=bounds.tries + 1
         )
         scheme = "http" if bucket.is_plain else "https"
-        self._client = HttpClient(HttpAddress(f"{scheme}://"), self._bounds)
+        self._client = HttpClient(HttpAddress(f"{scheme}://"), self._bounds, CONNECTIONS)
         self._limiter = trio.CapacityLimiter(THREADS)
 
     async def fetch(self, path: str, size: int, sink: Sink) -> None:

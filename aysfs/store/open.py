@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from aysfs.errors import BadConfig
 from aysfs.store import layout
-from aysfs.store.chain import Chain
-from aysfs.store.directory import DirectoryStore
+from aysfs.store.chain import Chain, members
+from aysfs.store.directory import THREADS, DirectoryStore
 from aysfs.store.http import HttpStore
 from aysfs.store.http_address import SCHEMES as HTTP_SCHEMES
 from aysfs.store.http_address import parse_http_address
@@ -19,6 +19,7 @@ from aysfs.store.objects import ObjectsStore
 from aysfs.store.objects_address import SCHEMES as OBJECT_SCHEMES
 from aysfs.store.objects_address import parse_object_address
 from aysfs.store.protocol import Store
+from aysfs.store.ssh import THREADS as CHANNELS
 from aysfs.store.ssh import SshStore
 from aysfs.store.ssh_address import SCHEMES, SshCredentials, parse_address, without_password
 
@@ -34,6 +35,13 @@ def open_stores(
     """What these addresses are together: the one store, or a chain of them in this order."""
     stores = [open_store(url, namespace=namespace, create=create) for url in urls]
     return stores[0] if len(stores) == 1 else Chain(stores)
+
+
+def side_by_side(store: Store) -> int:
+    """How many blobs it gives at once. One more would wait for its turn inside of a store, and
+    that looks like a store that gives nothing.
+    """
+    return min(CHANNELS if isinstance(one, SshStore) else THREADS for one in members(store))
 
 
 def open_store(

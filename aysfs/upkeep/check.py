@@ -15,11 +15,12 @@ import trio
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import BadList, BlobMissing, Corrupt, ListMissing, first_of
+from aysfs.errors import BadList, BlobMissing, Corrupt, ListMissing
 from aysfs.flist.entry import Entry, Kind
 from aysfs.names import ServiceName
+from aysfs.store.crew import side_by_side
 from aysfs.store.protocol import Store
-from aysfs.upkeep.lists import Facts, Step, entries_of, foreign_lists, read_list
+from aysfs.upkeep.lists import LOST, Facts, Step, entries_of, foreign_lists, lost, read_list
 from aysfs.upkeep.packed import WITH_SIZE, Packed, Record, digest_of, pack, size_of
 
 READERS = 8
@@ -93,13 +94,16 @@ class _Check:
             foreign = foreign_lists(await self._store.strays())
             self._unreadable.update((path, "its name is no service's") for path in foreign)
         asked = names if names is not None else await self._store.lists()
+        absent: set[ServiceName] = set()
         for number, name in enumerate(asked):
             self._step("lists", number, len(asked))
             try:
                 await self._read(name)
             except ListMissing:
                 if names is not None:
-                    raise  # else it was deleted since
+                    raise
+                absent.add(name)  # deleted since, most likely
+        self._unreadable.update({str(name): LOST for name in await lost(self._store, absent)})
         for first in range(256):
             self._step("blobs", first, 256)
             await self._shelf(first)
@@ -128,22 +132,7 @@ class _Check:
                 same.discard(record)
                 await self._judge(record)
             if self._deep:
-                await self._hash_all(same)
-
-    async def _hash_all(self, records: set[Record]) -> None:
-        todo = iter(records)
-
-        async def work() -> None:
-            for record in todo:
-                await self._judge(record)
-
-        try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(READERS):
-                    nursery.start_soon(work)
-        # Not `except*`: Python 3.11.2, Debian's, would wrap what is raised.
-        except BaseExceptionGroup as group:
-            raise first_of(group) from None
+                await side_by_side(same, self._judge, READERS)
 
     async def _judge(self, record: Record) -> None:
         wrong = await self._look(record)

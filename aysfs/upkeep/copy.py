@@ -16,10 +16,11 @@ import trio
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, BadList, Corrupt, Missing, first_of
+from aysfs.errors import AysfsError, BadList, Corrupt, Missing
 from aysfs.flist.entry import Kind
 from aysfs.names import ServiceName
 from aysfs.store.claims import Claim, Waiting, unheard
+from aysfs.store.crew import side_by_side
 from aysfs.store.protocol import BlobSource, Held, OpenList, Store
 from aysfs.upkeep.lists import Step, entries_of
 
@@ -70,9 +71,11 @@ async def copy(
     return CopyReport(copied, blobs, size, present, failed)
 
 
-async def retag(store: Store, source: ServiceName, target: ServiceName) -> None:
+async def retag(
+    store: Store, source: ServiceName, target: ServiceName, *, waiting: Waiting = unheard
+) -> None:
     """Publish a list of the store under another name too: nothing moves, but all must be there."""
-    async with Claim(store) as claim:
+    async with Claim(store, waiting=waiting) as claim:
         await _Copy(store, claim).run(source, target)
 
 
@@ -100,18 +103,7 @@ class _Copy:
         lacking = await self._claim.missing(blobs)
         self.present += len(blobs) - len(lacking)
         groups = _groups((digest, blobs[digest]) for digest in lacking)
-
-        async def work() -> None:
-            for group in groups:
-                await self._send_group(group)
-
-        try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(COPIERS):
-                    nursery.start_soon(work)
-        # Not `except*`: Python 3.11.2, Debian's, would wrap what is raised.
-        except BaseExceptionGroup as group:
-            raise first_of(group) from None
+        await side_by_side(groups, self._send_group, COPIERS)
 
     async def _send_group(self, group: Sequence[Blob]) -> None:
         digest, size = group[0]

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from aysfs.digest import Digest
 from aysfs.errors import BadList, ListMissing
+from aysfs.names import ServiceName
 from aysfs.store.claims import SETTLE, Clock, Sweep, read_claims, seconds
 from aysfs.store.layout import is_temporary
 from aysfs.store.protocol import Store, Stored, Stray
-from aysfs.upkeep.lists import Step, read_list, refuse_foreign
+from aysfs.upkeep.lists import LOST, Step, lost, read_list, refuse_foreign
 from aysfs.upkeep.packed import Packed
 
 GRACE = 24 * 3600.0
@@ -117,6 +118,7 @@ class _Gc:
     async def _mark(self, strays: Sequence[Stray]) -> int:
         """G4. Any list that cannot be read ends it all."""
         names = await self._store.lists()
+        absent: set[ServiceName] = set()
         add = self._marks.add
         try:
             refuse_foreign(self._store, strays)
@@ -126,7 +128,9 @@ class _Gc:
                 try:
                     await read_list(self._store, name, lambda digest, _size: add(digest))
                 except ListMissing:
-                    continue  # deleted since: it protects nothing any more
+                    absent.add(name)  # deleted since, most likely: then it protects nothing
+            for name in await lost(self._store, absent):
+                raise BadList(f"{self._store.label}: {name}", 0, LOST)
         except BadList as error:
             error.hint = "nothing was deleted, for what it names is not known: repair or remove it"
             raise

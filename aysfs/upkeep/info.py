@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from aysfs.errors import BadList, ListMissing
+from aysfs.names import ServiceName
 from aysfs.store.claims import GC_NOTE, PUSH_PREFIX
 from aysfs.store.layout import is_temporary
 from aysfs.store.protocol import Store
-from aysfs.upkeep.lists import Facts, Step, foreign_lists, read_list
+from aysfs.upkeep.lists import LOST, Facts, Step, foreign_lists, lost, read_list
 from aysfs.upkeep.packed import WITH_SIZE, Packed, digest_of, pack, size_of
 
 
@@ -52,6 +53,7 @@ async def read_lists(
     unreadable = dict.fromkeys(foreign_lists(await store.strays()), "its name is no service's")
     add = named.add if named is not None else _forget
     names = await store.lists()
+    absent: set[ServiceName] = set()
     for number, name in enumerate(names):
         step("lists", number, len(names))
         try:
@@ -59,7 +61,8 @@ async def read_lists(
         except BadList as error:
             unreadable[str(name)] = str(error)
         except ListMissing:
-            continue  # deleted since
+            absent.add(name)  # deleted since, most likely
+    unreadable |= {str(name): LOST for name in await lost(store, absent)}
     return found, unreadable
 
 

@@ -4,7 +4,7 @@ Serves all of upkeep. Owns the answer to "what does a list name": whoever delete
 copies asks here, so that none of them can forget a blob. Holds one entry at a time.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from aysfs.store.protocol import OpenList, Store, Stray
 
 Take = Callable[[Digest, int], object]
 """Told every blob that a list names, digest and size; one that is named twice, twice."""
+
+LOST = "it is named, and is not there"
 
 Step = Callable[[str, int, int], object]
 """Told the phase of long work, and how much of it is done of how much."""
@@ -38,6 +40,14 @@ async def read_list(store: Store, name: ServiceName, take: Take) -> Facts:
     """Read a list whole. BadList for the first thing in it that is wrong."""
     opened = await store.open_list(name)
     return await trio.to_thread.run_sync(_read, opened, name, take, abandon_on_cancel=True)
+
+
+async def lost(store: Store, absent: Collection[ServiceName]) -> list[ServiceName]:
+    """Of lists that were not there when they were read, those that the store still names.
+
+    Nobody has deleted these: they are links, say, to a disk that is not mounted.
+    """
+    return [name for name in await store.lists() if name in absent] if absent else []
 
 
 def _read(opened: OpenList, name: ServiceName, take: Take) -> Facts:

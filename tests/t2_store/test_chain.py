@@ -158,6 +158,16 @@ async def test_a_store_in_trouble_is_left_alone_for_a_while_that_doubles(
     assert chain.states()[0] == ("a", 0, "")
 
 
+async def test_an_outage_of_days_costs_the_other_stores_nothing(mock_clock: MockClock) -> None:
+    chain = Chain([FailsAlways(memory("bad")), memory("good", DATA)])
+    for _ in range(2000):  # the rest is a minute: 33 hours
+        assert await get(chain) == DATA
+        mock_clock.jump(LONGEST_REST)
+    assert chain.states()[0].rest == 0
+    assert await get(chain) == DATA
+    assert chain.states()[0].rest == LONGEST_REST
+
+
 async def test_failures_of_one_outage_count_once() -> None:
     first = FailsAlways(memory("a"))
     chain = Chain([first, memory("b", DATA)])
@@ -296,6 +306,24 @@ async def test_notes_are_kept_in_every_store_and_read_from_the_first_that_has_th
 
 
 # --- writing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turned", [False, True])
+async def test_a_note_is_deleted_wherever_it_can_be(turned: bool) -> None:
+    good = memory("good")
+    await good.write_note("n", b"data")
+    stores: list[Store] = [FailsAlways(memory("bad")), Later(good)]
+    with pytest.raises(StoreTrouble, match="bad: always fails"):
+        await Chain(stores[::-1] if turned else stores).delete_note("n")
+    assert good.noted == {}
+
+
+class Later(Passes):
+    """Answers after others have."""
+
+    async def delete_note(self, name: str) -> None:
+        await wait_all_tasks_blocked()
+        await super().delete_note(name)
 
 
 async def test_a_blob_is_put_where_it_is_not_yet() -> None:

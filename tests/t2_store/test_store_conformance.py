@@ -22,10 +22,12 @@ from aysfs.names import ServiceName, parse_name
 from aysfs.store.chain import Chain
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes
+from aysfs.store.http import HttpStore
+from aysfs.store.http_address import parse_http_address
 from aysfs.store.memory import MemoryStore
 from aysfs.store.objects import ObjectsStore
 from aysfs.store.open import open_store
-from aysfs.store.protocol import BlobSource, Held, Sink, Store, Stored, Stray
+from aysfs.store.protocol import BlobSource, Held, Sink, Store
 from aysfs.store.ssh_address import SshCredentials
 from tests.conftest import ExpectOutput, same_descriptors
 from tests.servers import Nginx, Sshd
@@ -83,7 +85,7 @@ class Served(Passes):
     """Read over HTTP from nginx; written, as it has to be, into the folder that is served."""
 
     def __init__(self, root: Path, url: str) -> None:
-        super().__init__(open_store(url))
+        super().__init__(HttpStore(parse_http_address(url), connections=1))
         self._folder = DirectoryStore(directory(root))
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
@@ -104,17 +106,8 @@ class Served(Passes):
     async def delete_list(self, name: ServiceName) -> None:
         await self._folder.delete_list(name)
 
-    async def shelf(self, first: int) -> list[Stored]:
-        return await self._folder.shelf(first)
-
     async def delete(self, digests: Sequence[Digest]) -> None:
         await self._folder.delete(digests)
-
-    async def strays(self) -> list[Stray]:
-        return await self._folder.strays()
-
-    async def delete_strays(self, paths: Sequence[str]) -> None:
-        await self._folder.delete_strays(paths)
 
 
 def over_http(nginx: Nginx, url: str) -> Store:
@@ -136,7 +129,7 @@ def over_s3(swift: Swift, *, signed: bool) -> Store:
 def make(kind: str, root: Path, request: pytest.FixtureRequest) -> Store:
     if kind == "ssh":
         return over_ssh(root, request.getfixturevalue("sshd"))
-    if kind in ("http", "https"):
+    if kind in ON_THE_WEB:
         nginx: Nginx = request.getfixturevalue("nginx")
         request.getfixturevalue("trusted")
         return over_http(nginx, nginx.url if kind == "http" else nginx.tls_url)
@@ -153,12 +146,13 @@ async def _connect(store: Store) -> None:
         await store.get(ABSENT, 3, Held())
 
 
-@pytest.fixture(params=[*MAKERS, "ssh", "http", "https", "s3", "s3-unsigned"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    store = make(request.param, tmp_path / "store", request)
-    # obstore closes connections in a thread of its own: in time for the next test.
-    closes = same_descriptors() if isinstance(store, ObjectsStore) else contextlib.nullcontext()
-    with closes:
+ON_THE_WEB = ("http", "https")  # what only reads
+
+
+@pytest.fixture(params=[*MAKERS, "ssh", *ON_THE_WEB, "s3", "s3-unsigned"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, obstore_runtime: None) -> Iterator[Store]:
+    with same_descriptors():  # obstore's threads close its connections when they get there
+        store = make(request.param, tmp_path / "store", request)
         trio.run(_connect, store)
         yield store
         trio.run(store.aclose)

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from aysfs.cache.blobs import Cache, Stored
 from aysfs.cache.eviction import make_room, shrink
 from aysfs.cache.recovery import flush, recover, scrub
 from aysfs.digest import Digest
+from aysfs.errors import NoSpace
 from aysfs.limits import Limits
 from tests.conftest import next_tick
 
@@ -104,6 +106,28 @@ def test_room_that_was_only_counted_wrongly_and_is_taken_is_made(
     monkeypatch.setattr(cache.usage, "reserve", reserve)
     assert make_room(cache, PAGE).blobs > 0
     cache.close()
+
+
+def test_room_on_the_disk_that_downloads_under_way_will_take_is_made_again(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "cache").mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(tmp_path / "cache")]
+    subprocess.run(mount, check=True)
+    try:
+        cache = Cache(tmp_path / "cache", Limits(size=1 << 20, keep_free=60 * PAGE))
+        for number in range(10):
+            insert(cache, bytes([number]) * 10 * PAGE)
+        under_way = cache.usage.disk_free() - 90 * PAGE
+        cache.usage.reserve(under_way)
+        with pytest.raises(NoSpace):
+            cache.usage.reserve(40 * PAGE)
+        # Else `make_room` would find that there is room and that there is none, again and again.
+        assert cache.usage.excess(40 * PAGE) > 0
+        assert make_room(cache, 40 * PAGE).blobs < 10
+        cache.close()
+    finally:
+        subprocess.run(["umount", str(tmp_path / "cache")], check=True)
 
 
 def test_nothing_is_evicted_when_there_is_room(tmp_path: Path) -> None:

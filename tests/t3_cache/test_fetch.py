@@ -1,6 +1,7 @@
 """The fetch service: one flight a digest, every fault an error, nothing left behind."""
 
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -166,6 +167,37 @@ async def test_slow_is_not_stalled(
     digest = memory.add(b"drop by drop")
     async with serving(tmp_path, Drips(memory), deadline=60) as fetcher:
         assert await read(fetcher, digest, 12) == b"drop by drop"
+
+
+class SlowDisk(Cache):
+    """Hashing an entry takes until it is let."""
+
+    def revalidate(self, digest: Digest, size: int | None = None) -> bool:
+        assert self.hashed.wait(30)
+        return super().revalidate(digest, size)
+
+    hashed = threading.Event()
+
+
+async def test_what_others_fetch_leaves_the_hashing_of_a_large_entry_its_time(
+    tmp_path: Path, no_leaks: None, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aysfs.cache.fetch._SLOWEST_DISK", len(DATA) / 100)
+    memory = MemoryStore()
+    digest, other = memory.add(DATA), memory.add(b"other")
+    cache = SlowDisk(tmp_path / "cache", Limits(keep_free=0))
+    os.close(cache.insert(digest, DATA))
+    os.utime(cache.path(digest))
+    async with open_fetcher(cache, memory, deadline=60) as fetcher, trio.open_nursery() as nursery:
+        nursery.start_soon(read, fetcher, digest, len(DATA))
+        await wait_all_tasks_blocked()
+        assert await read(fetcher, other, 5) == b"other"
+        for _ in range(15):  # 60 s, and 100 for the hashing
+            mock_clock.jump(10)
+            await wait_all_tasks_blocked()
+        assert [flight[0] for flight in fetcher.in_flight()] == [digest]
+        cache.hashed.set()
+    cache.close()
 
 
 async def test_a_cancelled_reader_leaves_and_the_flight_goes_on(

@@ -22,8 +22,10 @@ from aysfs.store.claims import GC_NOTE, PUSH_EXPIRY, PUSH_MAGIC, BadClaim
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Passes
 from aysfs.store.memory import MemoryStore
-from aysfs.store.protocol import Store
+from aysfs.store.protocol import OpenList, Store
+from aysfs.upkeep.check import check
 from aysfs.upkeep.gc import Amount, GcReport, gc
+from aysfs.upkeep.info import info
 from aysfs.upkeep.packed import Packed
 
 NAME = parse_name("a__b")
@@ -60,6 +62,25 @@ async def test_what_no_list_names_is_deleted_and_counted() -> None:
     assert garbage not in store.blobs
     assert report == GcReport(True, 2, Amount(2, 10), Amount(1, 7), Amount(), Amount())
     assert store.noted == {}
+
+
+async def test_a_list_that_is_a_link_to_where_nothing_is_keeps_everything(tmp_path: Path) -> None:
+    """The disk that it leads to is not mounted, say."""
+    store = DirectoryStore(tmp_path, create=True)
+    await store.put(digests.of(b"kept"), 4, io.BytesIO(b"kept"))
+    await store.put_list(NAME, [listed(b"kept")])
+    here = tmp_path / layout.list_path(layout.DEFAULT_NAMESPACE, NAME)
+    away = here.rename(tmp_path / "away")
+    here.symlink_to(tmp_path / "not/mounted")
+    for delete in (True, False):
+        with pytest.raises(BadList, match="a__b: it is named, and is not there"):
+            await gc(store, grace=0, delete=delete, settle=0)
+    found = await check(store)
+    assert (found.lists, found.unreadable) == ([], {"a__b": "it is named, and is not there"})
+    assert (await info(store)).unreadable == found.unreadable
+    here.unlink()
+    here.symlink_to(away)
+    assert (await sweep(store)).blobs == Amount()
 
 
 async def test_without_delete_nothing_at_all_is_written() -> None:
@@ -143,11 +164,13 @@ async def test_a_claim_that_cannot_be_read_keeps_everything() -> None:
 
 async def test_a_list_that_was_deleted_meanwhile_protects_nothing() -> None:
     class Vanishing(Passes):
-        async def lists(self) -> list[ServiceName]:
-            return [NAME, *await super().lists()]
+        async def open_list(self, name: ServiceName) -> OpenList:
+            await self._inner.delete_list(name)
+            return await super().open_list(name)
 
     store = store_at()
     store.add(b"garbage")
+    await store.put_list(NAME, [listed(b"garbage")])
     store.blob_times.clear()
     await sweep(Vanishing(store))
     assert store.blobs == {}

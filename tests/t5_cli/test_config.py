@@ -230,3 +230,10 @@ def test_what_names_no_store_is_refused(files: Files, value: str) -> None:
     files.user.write_text(f"store = {value}\n")
     with pytest.raises(BadConfig, match="store"):
         load_settings()
+
+
+@pytest.mark.parametrize("name", ["store", "cache", "namespace"])
+def test_a_nul_is_part_of_no_address_and_no_path(files: Files, name: str) -> None:
+    files.user.write_text(f'{name} = "a\\u0000b"\n')
+    with pytest.raises(BadConfig, match=f"config.toml: `{name}` "):
+        load_settings()

@@ -1,11 +1,13 @@
 """``aysfs store``, and what push does for it: in the real command."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,7 +82,8 @@ def test_what_tag_refuses(tagged: Host) -> None:
 
 def test_removing_a_current_list_leaves_its_tags_and_says_so(tagged: Host) -> None:
     said = tagged.ok("store", "rm", "test")
-    assert said.startswith(f"{NAME}: removed; the tags 1.0, 1.1 and all blobs stay")
+    stay = "the tags 1.0, 1.1 and all blobs stay, blobs until `aysfs store gc`"
+    assert said == f"{NAME}: removed; {stay}\n"
     assert lists(tagged) == [f"{NAME}@1.0.flist", f"{NAME}@1.1.flist"]
     assert tagged.refused(4, "store", "rm", "test").endswith(f"has no list {NAME}")
     assert "is a tag" in tagged.refused(2, "store", "rm", "test@1.0")
@@ -131,18 +134,30 @@ def test_gc_keeps_everything_when_a_list_cannot_be_read(tagged: Host) -> None:
 def test_what_gc_refuses(service: Host) -> None:
     assert service.run("store", "gc", "--delete", "--dry-run").code == 2
     assert "`--grace` must be an age" in service.refused(11, "store", "gc", "--grace", "soon")
+    assert "`--grace` must be an age" in service.refused(11, "store", "gc", "--grace", "9" * 400)
+    for settle in ("nan", "inf", "300"):
+        assert service.run("store", "gc", "--delete", "--settle", settle).code == 2
     (service.root / "store/dedupe/md/.gc").write_bytes(b"aysfs gc 1\n")
     line = service.refused(5, "store", "gc", "--delete", "--settle", "0")
     assert line.endswith("another gc is at work")
 
 
-def test_a_push_waits_for_a_gc_and_says_so(service: Host) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("push", "tree", "--name", "test", "--base", "/opt/test"),
+        ("store", "tag", "test", "1"),
+        ("store", "copy", "test", "--to", "store"),
+    ],
+    ids=["push", "tag", "copy"],
+)
+def test_who_publishes_waits_for_a_gc_and_says_so(service: Host, command: list[str]) -> None:
     """Its note is almost as old as one that has been left behind."""
     note = service.root / "store/dedupe/md/.gc"
     note.write_bytes(b"aysfs gc 1\n")
     almost = time.time() - 10 * 60 + 1.5
     os.utime(note, (almost, almost))
-    done = service.run("push", "tree", "--name", "test", "--base", "/opt/test")
+    done = service.run(*command)
     assert done.code == 0
     assert done.err == f"aysfs: {service.root}/store: waiting until a gc has ended\n"
 
@@ -243,6 +258,27 @@ def test_a_mistyped_store_is_not_made(service: Host, tmp_path: Path) -> None:
     service.ok("push", "tree", "--name", "test", "--store", "empty")
 
 
+def test_removing_a_list_without_tags_says_what_stays(service: Host) -> None:
+    said = service.ok("store", "rm", "test")
+    assert said == f"{NAME}: removed; its blobs stay until `aysfs store gc`\n"
+
+
+def test_an_empty_address_is_not_the_working_directory(service: Host) -> None:
+    service.refused(11, "store", "copy", "test", "--to", "")
+    service.refused(11, "store", "init", "")
+    assert not (service.root / "dedupe").exists()
+
+
+def test_a_store_that_is_gone_is_named_with_what_to_do(service: Host) -> None:
+    for command in (["ls"], ["tag", "test", "1"], ["rm", "test"], ["gc", "--delete"]):
+        done = service.run("store", *command, "--store", "gone")
+        assert done.code == 5
+        assert "is the disk of the store mounted?" in done.err
+    done = service.run("store", "tag", "test", "1", "--store", "store", "--store", "gone")
+    assert done.err.startswith(f"aysfs: {service.root}/gone: no such directory\n")
+    assert lists(service) == [f"{NAME}.flist"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_gc_that_is_interrupted_leaves_no_note(tagged: Host, number: signal.Signals) -> None:
     note = tagged.root / "store/dedupe/md/.gc"
@@ -255,3 +291,34 @@ def test_a_gc_that_is_interrupted_leaves_no_note(tagged: Host, number: signal.Si
         _, said = process.communicate(timeout=30)
     assert (process.returncode, said.strip()) == (130, b"aysfs: interrupted")
     assert not note.exists()
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB that is full."""
+    place = tmp_path / "full"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "full", place], check=True)
+    with open(place / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_no_room_for_temporary_files_is_no_space(service: Host, full: Path) -> None:
+    (service.root / "tree/large").write_bytes(bytes(9 << 20))
+    service.ok("push", "tree", "--name", "test", "--base", "/opt/test")
+    (service.root / "copy").mkdir()
+    (full / "filler").unlink()  # Python takes no folder that is full from the beginning
+    line = service.refused(8, "store", "copy", "test", "--to", "copy", TMPDIR=str(full))
+    assert line.startswith(f"no space left on the disk of the folder {full} of temporary files")
+
+
+def test_a_cache_on_a_full_disk_keeps_nobody_from_pushing(service: Host, full: Path) -> None:
+    old = time.time() - 60
+    for path in (service.root / "tree").rglob("*"):
+        os.utime(path, (old, old), follow_symlinks=False)
+    service.ok("push", "tree", "--name", "test", AYSFS_CACHE=f"{full}/cache")
+    line = service.refused(8, "fetch", "test", AYSFS_CACHE=f"{full}/cache", AYSFS_STORE="store")
+    assert "internal" not in line
