@@ -1,0 +1,103 @@
+"""The store API: which path does what, and with which right.
+
+Serves ``aysfs.server.serve``. The one table of everything that the server answers; a path that is not
+here is 404. docs/store-server.md describes it.
+"""
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from aysfs.server import metrics as counting
+from aysfs.server import reading, writing
+from aysfs.server.accounts import Right
+from aysfs.server.guard import Guard, guarded
+from aysfs.server.service import Action, Service
+from aysfs.store import layout
+
+READ, WRITE, DELETE = (Right.READ,), (Right.WRITE,), (Right.DELETE,)
+EITHER = (Right.READ, Right.WRITE)  # what a push must ask
+
+
+def make_app(service: Service) -> ASGIApp:
+    """The application that serves a store."""
+    table: dict[str, dict[str, Action]] = {
+        "/health": {"GET": Action("health", get_health, (Right.NONE,))},
+        "/metrics": {"GET": Action("metrics", get_metrics, READ)},
+        "/static/{name}": {
+            "GET": Action("static", reading.get_static, READ),
+            "POST": Action("static", writing.put_static, WRITE),
+            "PUT": Action("static", writing.put_static, WRITE),
+        },
+        "/store/{namespace}": {
+            "GET": Action("enumerate", reading.get_all, READ),
+            "POST": Action("upload", writing.post_blob, WRITE),
+        },
+        "/store/{namespace}/about": {
+            "GET": Action("about", reading.get_about, (*EITHER, Right.DELETE))
+        },
+        "/store/{namespace}/exists": {"POST": Action("exists", reading.post_exists, EITHER)},
+        "/store/{namespace}/blobs": {"POST": Action("upload", writing.post_frames, WRITE)},
+        "/store/{namespace}/delete": {"POST": Action("delete", writing.post_delete, DELETE)},
+        "/store/{namespace}/notes": {"GET": Action("enumerate", reading.get_notes, EITHER)},
+        "/store/{namespace}/strays": {"GET": Action("enumerate", reading.get_strays, READ)},
+        "/store/{namespace}/strays/delete": {
+            "POST": Action("delete", writing.post_delete_strays, DELETE)
+        },
+        "/store/{namespace}/shelf/{first}": {"GET": Action("enumerate", reading.get_shelf, READ)},
+        "/store/{namespace}/{digest}": {
+            "GET": Action("blob", reading.get_blob, READ),
+            "POST": Action("upload", writing.post_blob, WRITE),
+            "DELETE": Action("delete", writing.delete_blob, DELETE),
+        },
+        "/{namespace}/": {"GET": Action("list", get_namespace, READ)},
+        "/{namespace}/md/": {"GET": Action("list", reading.get_listing, READ)},
+        "/{namespace}/md/{name}": {
+            "GET": Action("list", reading.get_beside_lists, _to_read),
+            "PUT": Action("publish", writing.put_beside_lists, WRITE),
+            "DELETE": Action("delete", writing.delete_beside_lists, _to_delete),
+        },
+        "/{namespace}/{first}/{second}/{digest}": {
+            "GET": Action("blob", reading.get_blob, READ),
+        },
+        "/{namespace}/files/{first}/{second}/{digest}": {
+            "GET": Action("blob", reading.get_blob, READ),
+        },
+    }
+    routes = [
+        Route(path, guarded(service, actions), methods=list(actions))
+        for path, actions in table.items()
+    ]
+    return Guard(Router(routes, redirect_slashes=False), service)
+
+
+def _is_claim(request: Request) -> bool:
+    """Whether the note is one by which pushes and a gc keep out of each other's way."""
+    name = request.path_params["name"]
+    return layout.is_note(name) and not layout.outlives_a_crash(name)
+
+
+def _to_read(request: Request) -> tuple[Right, ...]:
+    return EITHER if _is_claim(request) else READ
+
+
+def _to_delete(request: Request) -> tuple[Right, ...]:
+    return (*WRITE, *DELETE) if _is_claim(request) else DELETE
+
+
+async def get_health(service: Service, _request: Request) -> Response:
+    """Whether the store's disk is there."""
+    service.place.check()
+    return PlainTextResponse("ok\n")
+
+
+async def get_metrics(service: Service, _request: Request) -> Response:
+    """All counters."""
+    return Response(service.metrics.text(), media_type=counting.CONTENT_TYPE)
+
+
+async def get_namespace(service: Service, request: Request) -> Response:
+    """Whether a namespace is there; its listing is that of ``md/``."""
+    there = service.place.has(request.path_params["namespace"])
+    return PlainTextResponse("a namespace\n" if there else "no such namespace\n", 200 if there else 404)
