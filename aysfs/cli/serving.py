@@ -24,7 +24,9 @@ from aysfs.server.service import Bounds, Service
 
 @click.command("serve")
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--listen", "address", default="127.0.0.1:8080", metavar="HOST:PORT", show_default=True)
+@click.option(
+    "--listen", "address", default="127.0.0.1:8080", metavar="HOST:PORT", show_default=True
+)
 @click.option(
     "--accounts",
     "accounts_file",

@@ -1,9 +1,9 @@
 """Who may read, write and delete, and how a password is checked.
 
 Serves the server's application. Owns the accounts of one file and what it remembers of
-passwords that were right. Passwords are kept as scrypt hashes (RFC 7914), which take 50 ms of a core
-on purpose; a login that was right is remembered, keyed by a secret of this process, so that only
-its first request pays. Nothing here is logged or printed.
+passwords that were right. Passwords are kept as scrypt hashes (RFC 7914), which take 50 ms of
+a core on purpose; a login that was checked is remembered, keyed by a secret of this process, so
+that only its first request pays. Nothing here is logged or printed.
 """
 
 import base64

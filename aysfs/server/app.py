@@ -100,4 +100,6 @@ async def get_metrics(service: Service, _request: Request) -> Response:
 async def get_namespace(service: Service, request: Request) -> Response:
     """Whether a namespace is there; its listing is that of ``md/``."""
     there = service.place.has(request.path_params["namespace"])
-    return PlainTextResponse("a namespace\n" if there else "no such namespace\n", 200 if there else 404)
+    return PlainTextResponse(
+        "a namespace\n" if there else "no such namespace\n", 200 if there else 404
+    )

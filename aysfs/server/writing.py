@@ -195,4 +195,3 @@ def _write_static(root: str, name: str, body: FromThread) -> None:
         with contextlib.suppress(OSError):
             os.unlink(path)
         raise
-

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import Authority, Nginx, Sshd
+from tests.store_server import StoreServer
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +35,10 @@ def nginx(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
     server = Nginx(folder / "nginx", folder / "served", authority=authority).start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    """`aysfs store serve`: every test has a namespace of its own."""
+    with StoreServer(tmp_path_factory.mktemp("served"), "--open") as server:
+        yield server

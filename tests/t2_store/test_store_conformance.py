@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,12 +21,14 @@ from aysfs.names import ServiceName, parse_name
 from aysfs.store.chain import Chain
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts, Passes
+from aysfs.store.http import HttpStore
 from aysfs.store.memory import MemoryStore
 from aysfs.store.open import open_store
 from aysfs.store.protocol import BlobSource, Held, Sink, Store, Stored, Stray
 from aysfs.store.ssh_address import SshCredentials
 from tests.conftest import ExpectOutput, same_descriptors
 from tests.servers import Nginx, Sshd
+from tests.store_server import StoreServer
 
 BIG = bytes(range(256)) * 12_345  # three chunks of a directory store, and a rest
 ABSENT = digests.of(b"never put anywhere")
@@ -125,6 +128,9 @@ def make(kind: str, root: Path, request: pytest.FixtureRequest) -> Store:
         nginx: Nginx = request.getfixturevalue("nginx")
         request.getfixturevalue("trusted")
         return over_http(nginx, nginx.url if kind == "http" else nginx.tls_url)
+    if kind == "serve":
+        server: StoreServer = request.getfixturevalue("store_server")
+        return open_store(server.url, namespace=f"n{secrets.token_hex(6)}")
     return MAKERS[kind](root)
 
 
@@ -134,7 +140,7 @@ async def _connect(store: Store) -> None:
     await store.missing({ABSENT: 3})
 
 
-@pytest.fixture(params=[*MAKERS, "ssh", "http", "https"])
+@pytest.fixture(params=[*MAKERS, "ssh", "http", "https", "serve"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     store = make(request.param, tmp_path / "store", request)
     trio.run(_connect, store)
@@ -145,7 +151,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def no_leaks(store: Store) -> Iterator[None]:
     """As everywhere; an HTTP store has as many connections as there was to do side by side."""
-    with same_descriptors(but="socket:" if isinstance(store, Served) else None):
+    with same_descriptors(but="socket:" if isinstance(store, Served | HttpStore) else None):
         yield
 
 
