@@ -37,7 +37,8 @@ class StoreServer:
     def start(self) -> "StoreServer":
         """Run until ``stop``; returns when it listens."""
         aysfs = Path(sys.executable).with_name("aysfs")
-        command = [aysfs, "store", "serve", self.root, "--listen", f"127.0.0.1:{self.port_wanted}"]
+        listen = f"127.0.0.1:{self.port_wanted}"
+        command = [str(aysfs), "store", "serve", str(self.root), "--listen", listen]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self._options], stdout=subprocess.PIPE, stderr=log, text=True
@@ -62,7 +63,8 @@ class StoreServer:
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> int:
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         os.kill(self._process.pid, number)
         code = self._process.wait(PATIENCE)
         self._process.stdout.close()

@@ -1,9 +1,10 @@
 """The store API: which path does what, and with which right.
 
-Serves ``aysfs.server.serve``. The one table of everything that the server answers; a path that is not
-here is 404. docs/store-server.md describes it.
+Serves ``aysfs.server.serve``. The one table of everything that the server answers; a path that is
+not here is 404. docs/store-server.md describes it.
 """
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
@@ -99,7 +100,6 @@ async def get_metrics(service: Service, _request: Request) -> Response:
 
 async def get_namespace(service: Service, request: Request) -> Response:
     """Whether a namespace is there; its listing is that of ``md/``."""
-    there = service.place.has(request.path_params["namespace"])
-    return PlainTextResponse(
-        "a namespace\n" if there else "no such namespace\n", 200 if there else 404
-    )
+    if not service.place.has(request.path_params["namespace"]):
+        raise HTTPException(404, "no such namespace")
+    return PlainTextResponse("a namespace\n")

@@ -1,7 +1,7 @@
 """Where the files of a served store lie, and what may be named in a request.
 
-Serves the handlers. Owns the root, the stores of its namespaces, and the rule that no name leads out
-of it: every name has a grammar, and what was opened must lie below the root. A root that is not
+Serves the handlers. Owns the root, the stores of its namespaces, and the rule that no name leads
+out of it: every name has a grammar, and what was opened must lie below the root. A root that is not
 the directory it was when the server began is trouble, never "not there": its disk is gone.
 """
 

@@ -1,8 +1,8 @@
 """Many small blobs as one stream of bytes: the body of ``POST /store/<namespace>/blobs``.
 
-Serves the client and the server of the store API. A frame is the 16 bytes of a digest, the size as 8
-bytes, big-endian, and as many bytes of content. Pure: nothing is verified here, whoever keeps a
-blob does that.
+Serves the client and the server of the store API. A frame is the 16 bytes of a digest, the size as
+8 bytes, big-endian, and as many bytes of content. Pure: nothing is verified here, whoever keeps
+a blob does that.
 """
 
 import struct

@@ -2,8 +2,8 @@
 
 Serves whoever reads through the Store protocol; docs/http-store.md has a configuration of nginx
 for it. Owns which layout is looked in first. All bytes come through the event loop; those of a
-large blob are hashed and written in a thread (``http_pour``). Such a server takes no writes, but for
-one: ``aysfs store serve``, whose API ``http_write`` speaks.
+large blob are hashed and written in a thread (``http_pour``). Such a server takes no writes, but
+for one: ``aysfs store serve``, whose API ``http_write`` speaks.
 """
 
 import tempfile

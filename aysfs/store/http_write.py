@@ -1,9 +1,9 @@
 """The store API, as a client: writing to ``aysfs store serve``, and asking it what it holds.
 
-Serves the HTTP store, whose reads go another way (``http_client``). Owns what is known of the server:
-whether it is one of ours, and the connections of writes. httpx is enough here, requests are few
-and large. Its pool loses a connection when a request that waits in it is cancelled, so no more
-requests enter than it has connections.
+Serves the HTTP store, whose reads go another way (``http_client``). Owns what is known of the
+server: whether it is one of ours, and the connections of writes. httpx is enough here, requests
+are few and large. Its pool loses a connection when a request that waits in it is cancelled, so no
+more requests enter than it has connections.
 """
 
 import ssl
