@@ -71,8 +71,8 @@ def serve_command(
     service = Service(Place(root), accounts, Metrics(), bounds)
     tls = Tls(tls_cert, tls_key) if tls_cert and tls_key else None
     _log_to_stderr(access=not no_access_log)
-    with listen(address) as made:
-        run_async(partial(serve, make_app(service), made, tls, _tell, _told_to_end))
+    made = listen(address)
+    run_async(partial(serve, make_app(service), made, tls, _tell, _told_to_end))
 
 
 @click.command("passwd")

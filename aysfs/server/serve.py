@@ -57,9 +57,10 @@ async def serve(
     ready: Callable[[str], None],
     ended: Callable[[], Awaitable[None]],
 ) -> None:
-    """Serve at a socket until ``ended`` returns; ``ready`` is told the address."""
+    """Serve at a socket until ``ended`` returns, and close it; ``ready`` is told the address."""
+    host, port = made.getsockname()[:2]
     config = Config()
-    config.bind = [f"fd://{made.fileno()}"]
+    config.bind = [f"fd://{made.detach()}"]
     config.backlog = 1024
     config.accesslog = None
     config.errorlog = None
@@ -75,7 +76,6 @@ async def serve(
             config.create_ssl_context()
         except OSError as error:  # SSLError is one
             raise BadConfig(f"{tls.certificate}, {tls.key}: {error.strerror or error}") from error
-    host, port = made.getsockname()[:2]
     where = f"[{host}]" if ":" in host else host
     async with trio.open_nursery() as nursery:
         await nursery.start(_serve_until, app, config, ended)
