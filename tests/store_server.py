@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 PATIENCE = 20.0
@@ -48,6 +49,14 @@ class StoreServer:
         assert line.startswith("serving at "), self.log.read_text()
         self.url = line.removeprefix("serving at ").strip()
         return self
+
+    def logged(self, text: str) -> str:
+        """The log, once it has this text: a request's line comes after its answer."""
+        end = time.monotonic() + PATIENCE
+        while text not in (log := self.log.read_text()):
+            assert time.monotonic() < end, log
+            os.sched_yield()
+        return log
 
     @property
     def port_wanted(self) -> int:

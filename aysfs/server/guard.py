@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aysfs.errors import AysfsError, BadName, Corrupt, Missing, StoreTrouble, first_of
+from aysfs.errors import AysfsError, Corrupt, Missing, StoreTrouble, first_of
 from aysfs.server.accounts import Account, Right
 from aysfs.server.body import Disconnected
 from aysfs.server.service import Action, Service
@@ -70,7 +70,6 @@ class Guard:
             return None
         account = await self._service.accounts.of(Request(scope).headers.get("authorization"))
         if account is None:
-            await exchange.drain()
             return _refusal(401, "a login is needed", {"WWW-Authenticate": 'Basic realm="aysfs"'})
         exchange.login = account.login
         scope[_ACCOUNT] = account
@@ -91,7 +90,6 @@ def guarded(
             response = await action.handler(service, request)
         except Exception as error:  # noqa: BLE001 - the edge: every error becomes a status
             response = _judge(service, first_of(error))
-        await exchange.drain()
         return response
 
     return answer
@@ -130,7 +128,7 @@ def _judge(service: Service, error: BaseException) -> Response:
         log.warning("%s", error)
         full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         return _refusal(507 if full else 503, words)
-    return _refusal(400, words, {"X-Error": "name"} if isinstance(error, BadName) else {})
+    return _refusal(400, words)
 
 
 def _refusal(status: int, words: str, headers: dict[str, str] | None = None) -> Response:
@@ -169,11 +167,12 @@ class _Exchange:
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            await self._drain()
         else:
             self.sent += len(message.get("body", b""))
         await self._send(message)
 
-    async def drain(self) -> None:
+    async def _drain(self) -> None:
         """Read what is left of a small body: a client that still sends reads no answer."""
         if (self._whole or self._scope["method"] in ("GET", "HEAD")) or self._is_asking():
             return

@@ -297,13 +297,18 @@ async def _pieces(file: BinaryIO, size: int, what: str) -> AsyncIterator[bytes]:
     if file.seekable():
         await trio.to_thread.run_sync(file.seek, 0)
     done = 0
+    held = b""  # the last piece goes out when it is known to be the last
     while data := await trio.to_thread.run_sync(file.read, min(PIECE, size - done + 1)):
         done += len(data)
         if done > size:
             raise Corrupt(f"{what}: more than the {size} bytes that were announced")
-        yield data
+        if held:
+            yield held
+        held = data
     if done != size:
         raise Corrupt(f"{what}: {done} bytes where {size} were announced")
+    if held:
+        yield held
 
 
 def _frames(batch: Sequence[BlobSource]) -> bytes:
