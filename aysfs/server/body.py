@@ -1,21 +1,26 @@
-"""The body of a request: bounded in size and in patience, and readable from a thread.
+"""The body of a request: bounded in size and in patience.
 
-Serves the handlers that take uploads. Owns the wait for a client that sends nothing. Nothing is
-kept here.
+Serves the handlers that take uploads. Owns the wait for a client that sends nothing, and where a
+body is until it is whole. Nothing is kept here.
 """
 
-import io
 import json
+import tempfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import BinaryIO, NamedTuple, cast
 
 import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from aysfs import digest as digests
+from aysfs.digest import Digest
 from aysfs.errors import AysfsError
+from aysfs.store.blame import blaming
 
 IDLE = 30.0  # seconds that a client may send nothing of a body it has begun
-PIECE = 1 << 20  # bytes that cross from the event loop to a thread at once
+PIECE = 1 << 20  # bytes that are held in memory, and written at once
 JSON_LIMIT = 16 << 20
 
 
@@ -63,46 +68,38 @@ async def json_object(request: Request, idle: float) -> dict[str, object]:
     return found
 
 
-class FromThread(io.RawIOBase):
-    """A body as a file, for a thread that reads it while the event loop receives it.
+class Spooled(NamedTuple):
+    """A whole body: a file at its beginning, in memory or without a name on the store's disk."""
 
-    ``close_now``, from the event loop, ends a read under way: a thread that its request gave up
-    waits for nothing.
-    """
+    file: BinaryIO
+    size: int
+    digest: Digest
 
-    def __init__(self, source: AsyncIterator[bytes]) -> None:
-        super().__init__()
-        self._source = source
-        self._rest = memoryview(b"")
-        self._gone = False
-        self._scope: trio.CancelScope | None = None
 
-    def read(self, size: int = -1, /) -> bytes:
-        """At most so many bytes, fewer where no more are at hand; none at the end."""
-        if not self._rest:
-            self._rest = memoryview(trio.from_thread.run(self._next))
-        taken = self._rest if size < 0 else self._rest[:size]
-        self._rest = self._rest[len(taken) :]
-        return bytes(taken)
+@asynccontextmanager
+async def spooled(request: Request, limit: int, idle: float, folder: str) -> AsyncIterator[Spooled]:
+    """A body once it is whole, so that no thread of the store ever waits for a client."""
+    # Not opened in a thread: up to this size it is memory.
+    with tempfile.SpooledTemporaryFile(PIECE, dir=folder) as spool:
+        file = cast(BinaryIO, spool)
+        hasher = digests.hasher()
+        held: list[bytes] = []
+        size = in_memory = 0
 
-    def readable(self) -> bool:
-        return True
+        def write() -> None:
+            for data in held:
+                hasher.update(data)
+                with blaming("the body of an upload"):
+                    file.write(data)
 
-    def close_now(self) -> None:
-        self._gone = True
-        if self._scope is not None:
-            self._scope.cancel()
-
-    async def _next(self) -> bytes:
-        found: list[bytes] = []
-        with trio.CancelScope() as self._scope:
-            size = 0
-            while not self._gone and size < PIECE:
-                data = await anext(self._source, None)
-                if data is None:
-                    break
-                found.append(data)
-                size += len(data)
-        if self._gone:
-            raise Disconnected("the request has ended")
-        return b"".join(found)
+        async for data in pieces(request, limit, idle):
+            held.append(data)
+            size += len(data)
+            in_memory += len(data)
+            if in_memory >= PIECE:
+                await trio.to_thread.run_sync(write)
+                held, in_memory = [], 0
+        await trio.to_thread.run_sync(write)
+        with blaming("the body of an upload"):
+            file.seek(0)
+        yield Spooled(file, size, Digest(hasher.digest()))

@@ -7,21 +7,19 @@ as kept before it is.
 
 import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from aysfs import digest as digests
-from aysfs.digest import Digest
 from aysfs.errors import BadName
-from aysfs.server.body import PIECE, FromThread, json_object, pieces, whole
+from aysfs.server.body import PIECE, json_object, pieces, spooled, whole
 from aysfs.server.place import STATIC, check_static, parse_digest
 from aysfs.server.service import Service
 from aysfs.store import layout
@@ -33,16 +31,6 @@ _BATCH_BLOBS = 64
 _BATCH_BYTES = 4 << 20
 
 
-@contextlib.contextmanager
-def reading(service: Service, request: Request, limit: int) -> Iterator[FromThread]:
-    """The body, for the length of a block, as a thread reads it."""
-    file = FromThread(pieces(request, limit, service.bounds.idle))
-    try:
-        yield file
-    finally:
-        file.close_now()
-
-
 # --- blobs -------------------------------------------------------------------------------
 
 
@@ -50,34 +38,13 @@ async def post_blob(service: Service, request: Request) -> Response:
     """Keep a blob. Its hash, where the path has one, is what it must have."""
     store = service.place.store(request.path_params["namespace"])
     text = request.path_params.get("digest")
-    digest = None if text is None else parse_digest(text)
-    told = request.headers.get("content-length", "")
-    with reading(service, request, service.bounds.blob) as body:
-        if digest is not None and told.isdecimal():
-            await store.put(digest, int(told), cast(BinaryIO, body))
-            while await trio.to_thread.run_sync(body.read, PIECE):
-                pass  # it was there already, and nobody read what came
-        else:
-            with tempfile.TemporaryFile(dir=service.place.root) as file:
-                found, size = await trio.to_thread.run_sync(_spool, body, file)
-                digest = digest or found
-                await store.put(digest, size, cast(BinaryIO, file))
+    wanted = None if text is None else parse_digest(text)
+    bounds = service.bounds
+    async with spooled(request, bounds.blob, bounds.idle, service.place.root) as body:
+        digest = wanted or body.digest
+        await store.put(digest, body.size, body.file)
     service.metrics.blobs.labels("kept").inc()
     return JSONResponse({"Hash": digest.hex()}, 201)
-
-
-def _spool(body: FromThread, file: BinaryIO) -> tuple[Digest, int]:
-    """Copy a body whose hash or size nobody has said; both of them."""
-    hasher = digests.hasher()
-    size = 0
-    while data := body.read(PIECE):
-        hasher.update(data)
-        with blaming("spool"):
-            file.write(data)
-        size += len(data)
-    with blaming("spool"):
-        file.seek(0)
-    return Digest(hasher.digest()), size
 
 
 async def post_frames(service: Service, request: Request) -> Response:
@@ -148,8 +115,9 @@ async def put_beside_lists(service: Service, request: Request) -> Response:
         data = await whole(request, layout.NOTE_LIMIT, service.bounds.idle)
         await store.write_note(name, data)
     else:
-        with reading(service, request, service.bounds.list) as body:
-            await store.put_list(service_name, iter(partial(body.read, PIECE), b""))
+        bounds = service.bounds
+        async with spooled(request, bounds.list, bounds.idle, service.place.root) as body:
+            await store.put_list(service_name, iter(partial(body.file.read, PIECE), b""))
     return Response(status_code=204)
 
 
@@ -169,12 +137,13 @@ async def put_static(service: Service, request: Request) -> Response:
     """Keep a named file, replacing the one of this name in one step."""
     name = check_static(request.path_params["name"])
     service.place.check()
-    with reading(service, request, service.bounds.list) as body:
-        await trio.to_thread.run_sync(_write_static, service.place.root, name, body)
+    bounds = service.bounds
+    async with spooled(request, bounds.list, bounds.idle, service.place.root) as body:
+        await trio.to_thread.run_sync(_write_static, service.place.root, name, body.file)
     return Response(status_code=201)
 
 
-def _write_static(root: str, name: str, body: FromThread) -> None:
+def _write_static(root: str, name: str, body: BinaryIO) -> None:
     folder = f"{root}/{STATIC}"
     if os.path.realpath(folder) != folder:
         raise BadName(f"{STATIC}/ leads elsewhere")
@@ -182,14 +151,12 @@ def _write_static(root: str, name: str, body: FromThread) -> None:
         os.makedirs(folder, exist_ok=True)
         fd, path = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")
     try:
-        with open(fd, "wb", buffering=0) as file:
-            while data := body.read(PIECE):
-                with blaming(f"{STATIC}/{name}"):
-                    file.write(data)
-            with blaming(f"{STATIC}/{name}"):
+        with blaming(f"{STATIC}/{name}"):
+            with open(fd, "wb") as file:
+                shutil.copyfileobj(body, file, PIECE)
+                file.flush()
                 os.fchmod(fd, 0o444)
                 os.fsync(fd)
-        with blaming(f"{STATIC}/{name}"):
             os.rename(path, f"{folder}/{name}")
     except BaseException:
         with contextlib.suppress(OSError):

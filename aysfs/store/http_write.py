@@ -203,9 +203,9 @@ class StoreApi:
                 async with self._turn:
                     answer = await self._send(question)
             except _BROKEN as error:
-                trouble = self._trouble(question, f"the connection broke off: {error}".rstrip(": "))
-                if isinstance(error, httpx.ConnectError):
-                    trouble = self._trouble(question, f"no connection: {error}")
+                refused = isinstance(error, httpx.ConnectError)
+                what = "no connection" if refused else "the connection broke off"
+                trouble = self._trouble(question, f"{what}: {_cause(error)}")
             except httpx.TimeoutException:
                 raise self._trouble(question, "no answer in time") from None
             except httpx.HTTPError as error:
@@ -282,6 +282,16 @@ def _words(answer: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError):
         return f"HTTP {answer.status_code}"
     return f"{' '.join(said.split())[:500]} (HTTP {answer.status_code})"
+
+
+def _cause(error: BaseException) -> str:
+    """The words of the first error that has some: TLS's are below three that have none."""
+    below: BaseException | None = error
+    while below is not None:
+        if words := str(below):
+            return words
+        below = below.__cause__ or below.__context__
+    return type(error).__name__
 
 
 def _trust() -> ssl.SSLContext:
