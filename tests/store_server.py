@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
+
 PATIENCE = 20.0
 
 
@@ -18,6 +20,7 @@ class StoreServer:
         self.root.mkdir(parents=True, exist_ok=True)
         self.log = folder / "serve.log"
         self.url = ""
+        self.web = httpx.Client(timeout=PATIENCE, verify=False)
         self._options = options
         self._process: subprocess.Popen[str] | None = None
 
@@ -86,3 +89,4 @@ class StoreServer:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self.kill()
+        self.web.close()

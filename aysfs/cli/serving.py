@@ -3,14 +3,16 @@
 import getpass
 import logging
 import signal
+import socket
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import click
 import trio
 
-from aysfs.cli.config import parse_size
+from aysfs.cli.config import parse_size, store_url
 from aysfs.cli.render import note
 from aysfs.cli.session import run_async
 from aysfs.errors import BadConfig
@@ -20,6 +22,8 @@ from aysfs.server.metrics import Metrics
 from aysfs.server.place import Place
 from aysfs.server.serve import Tls, listen, serve
 from aysfs.server.service import Bounds, Service
+from aysfs.server.upstream import open_upstream
+from aysfs.store.open import open_stores
 
 
 @click.command("serve")
@@ -36,6 +40,13 @@ from aysfs.server.service import Bounds, Service
 @click.option("--open", "is_open", is_flag=True, help="Everybody may read, write and delete.")
 @click.option("--tls-cert", metavar="FILE", help="The certificate and its chain.")
 @click.option("--tls-key", metavar="FILE", help="Its key.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="URL",
+    help="A store that is asked for what this one lacks; can be given more than once.",
+)
 @click.option("--max-blob", default="1024G", metavar="SIZE", help="Of one blob [1024G].")
 @click.option(
     "--rate",
@@ -51,6 +62,7 @@ def serve_command(
     is_open: bool,
     tls_cert: str | None,
     tls_key: str | None,
+    sources: tuple[str, ...],
     max_blob: str,
     rate: float,
     no_access_log: bool,
@@ -69,10 +81,21 @@ def serve_command(
         accounts = read_accounts(accounts_file)
     bounds = Bounds(blob=parse_size(max_blob, "`--max-blob`"), rate=rate)
     service = Service(Place(root), accounts, Metrics(), bounds)
+    urls = tuple(map(store_url, sources))
+    if urls:
+        open_stores(urls)  # an address that is none is refused before anything is served
     tls = Tls(tls_cert, tls_key) if tls_cert and tls_key else None
     _log_to_stderr(access=not no_access_log)
     made = listen(address)
-    run_async(partial(serve, make_app(service), made, tls, _tell, _told_to_end))
+    run_async(partial(_serve, service, urls, made, tls))
+
+
+async def _serve(
+    service: Service, sources: tuple[str, ...], made: socket.socket, tls: Tls | None
+) -> None:
+    async with open_upstream(service.place.root, sources, service.metrics) as upstream:
+        app = make_app(replace(service, upstream=upstream))
+        await serve(app, made, tls, _tell, _told_to_end)
 
 
 @click.command("passwd")

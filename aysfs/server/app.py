@@ -74,9 +74,7 @@ def make_app(service: Service) -> ASGIApp:
 
 
 def _is_claim(request: Request) -> bool:
-    """Whether the note is one by which pushes and a gc keep out of each other's way."""
-    name = request.path_params["name"]
-    return layout.is_note(name) and not layout.outlives_a_crash(name)
+    return layout.is_claim(request.path_params["name"])
 
 
 def _to_read(request: Request) -> tuple[Right, ...]:

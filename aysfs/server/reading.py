@@ -6,6 +6,7 @@ send them: ranges, validators, sizes. Nothing is judged here: the receiver verif
 
 import os
 from collections.abc import AsyncIterator, Callable
+from email.utils import formatdate
 from typing import TypeVar
 
 import trio
@@ -19,6 +20,7 @@ from aysfs.server.body import json_object
 from aysfs.server.guard import account_of
 from aysfs.server.place import STATIC, Opened, check_static, parse_digest
 from aysfs.server.service import Service
+from aysfs.server.upstream import Upstream
 from aysfs.store import layout
 from aysfs.store.frames import FRAME_LIMIT
 
@@ -88,8 +90,11 @@ async def get_blob(service: Service, request: Request) -> Response:
     name = digest.hex()
     if shelf not in ((None, None), (name[0], name[1])):
         raise HTTPException(404, "no such blob")
-    service.place.store(namespace)  # or it is refused
+    store = service.place.store(namespace)
     found = await _send_blob(service, request, namespace, digest)
+    if found is None and service.upstream is not None:
+        await service.upstream.fetch(namespace, digest, store)
+        found = await _send_blob(service, request, namespace, digest)
     if found is None:
         raise HTTPException(404, f"no blob {name}")
     return found
@@ -115,17 +120,33 @@ async def get_beside_lists(service: Service, request: Request) -> Response:
         raise HTTPException(404, "no such list or note")
     path = f"{layout.list_directory(namespace)}/{name}"
     found = await send_file(service, request, path, {"cache-control": "no-cache"})
+    if found is None and service.upstream is not None and not layout.is_claim(name):
+        found = await _from_upstream(service.upstream, namespace, name)
     if found is None:
         raise HTTPException(404, f"no list or note {name}")
     return found
+
+
+async def _from_upstream(upstream: Upstream, namespace: str, name: str) -> Response:
+    """A list or a note of another store."""
+    headers = {"cache-control": "no-cache"}
+    service_name = layout.parse_list_file(name)
+    if service_name is None:
+        data = await upstream.read_note(namespace, name)
+    else:
+        data, mtime_ns = await upstream.open_list(namespace, service_name)
+        headers["last-modified"] = formatdate(mtime_ns / 1e9, usegmt=True)
+    return Response(data, media_type=_BYTES, headers=headers)
 
 
 async def get_listing(service: Service, request: Request) -> Response:
     """The names of all lists and notes, as nginx writes them in JSON."""
     namespace = request.path_params["namespace"]
     store = service.place.store(namespace)
-    lists = [layout.list_file(name) for name in await store.lists()]
-    names = sorted([*lists, *await store.notes()])
+    found = set(await store.lists())
+    if service.upstream is not None:
+        found.update(await service.upstream.lists(namespace))
+    names = sorted([*map(layout.list_file, found), *await store.notes()])
     return JSONResponse([{"name": name, "type": "file"} for name in names], headers=_FRESH)
 
 

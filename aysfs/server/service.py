@@ -14,6 +14,7 @@ from aysfs.server.accounts import Accounts, Right
 from aysfs.server.body import IDLE
 from aysfs.server.metrics import Metrics
 from aysfs.server.place import Place
+from aysfs.server.upstream import Upstream
 
 
 class Bounds(NamedTuple):
@@ -33,6 +34,7 @@ class Service:
     accounts: Accounts
     metrics: Metrics
     bounds: Bounds
+    upstream: Upstream | None = None
 
 
 Handler = Callable[[Service, Request], Awaitable[Response]]

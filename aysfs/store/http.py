@@ -86,6 +86,19 @@ class HttpStore:
     def at_hand(self, digest: Digest, size: int) -> bytes | None:
         return None  # a network is never at hand
 
+    async def size_of(self, digest: Digest) -> int:
+        for place in self._places:
+            head = Head(*self._at(place(self._namespace, digest)), self._bounds)
+            try:
+                await self._client.perform(head)
+            except NotThereError:
+                continue
+            if head.size is None:
+                raise StoreTrouble(f"{head.where}: the server does not say its size")
+            self._found(place)
+            return head.size
+        raise BlobMissing(f"{self._label} has no blob {digest.hex()}")
+
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         if not blobs:
             return set()

@@ -188,6 +188,13 @@ async def test_missing_tells_what_is_not_there(store: Store) -> None:
     assert await store.missing({}) == set()
 
 
+async def test_a_blob_has_a_size(store: Store, no_leaks: None) -> None:
+    for data in (b"", b"one", BIG):
+        assert await store.size_of(await put(store, data)) == len(data)
+    with pytest.raises(BlobMissing, match=ABSENT.hex()):
+        await store.size_of(ABSENT)
+
+
 async def test_a_blob_of_another_size_is_missing(store: Store) -> None:
     one = await put(store, b"one")
     assert await store.missing({one: 4}) == {one}

@@ -49,7 +49,7 @@ def ask(
     server: StoreServer, who: str, method: str, path: str, body: bytes | None = None
 ) -> httpx.Response:
     auth = httpx.BasicAuth(who, WORD)
-    return httpx.request(method, server.url + path, content=body, auth=auth, timeout=20)
+    return server.web.request(method, server.url + path, content=body, auth=auth)
 
 
 ASKED = f'{{"Hashes": ["{NAME}"]}}'.encode()
@@ -116,7 +116,7 @@ def test_a_right_is_enough_or_it_is_not(
 def test_without_a_login_there_is_nothing(server: StoreServer, path: str) -> None:
     for auth in (None, ("read", "wrong"), ("nobody", WORD), ("read", "")):
         for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
-            answer = httpx.request(method, server.url + path, auth=auth, timeout=20)
+            answer = server.web.request(method, server.url + path, auth=auth)
             assert answer.status_code == 401
             assert "basic" in answer.headers["www-authenticate"].lower()
 
@@ -166,7 +166,7 @@ async def test_a_store_says_which_right_is_wanting(server: StoreServer) -> None:
 def test_without_accounts_everybody_reads_and_nobody_writes(tmp_path: Path) -> None:
     with StoreServer(tmp_path) as server:
         for method, path, body, enough in TABLE:
-            answer = httpx.request(method, server.url + path, content=body)
+            answer = server.web.request(method, server.url + path, content=body)
             assert (answer.status_code == 403) == ("read" not in enough)
 
 
