@@ -14,6 +14,7 @@ from aysfs.server import metrics as counting
 from aysfs.server import reading, writing
 from aysfs.server.accounts import Right
 from aysfs.server.guard import Guard, guarded
+from aysfs.server.page import get_page
 from aysfs.server.service import Action, Service
 from aysfs.store import layout
 
@@ -24,6 +25,7 @@ EITHER = (Right.READ, Right.WRITE)  # what a push must ask
 def make_app(service: Service) -> ASGIApp:
     """The application that serves a store."""
     table: dict[str, dict[str, Action]] = {
+        "/": {"GET": Action("page", get_page, READ)},
         "/health": {"GET": Action("health", get_health, (Right.NONE,))},
         "/metrics": {"GET": Action("metrics", get_metrics, READ)},
         "/static/{name}": {

@@ -19,7 +19,7 @@ from aysfs.store.directory import DirectoryStore
 from aysfs.store.local import is_local
 
 STATIC = "static"
-RESERVED = frozenset(("store", STATIC, "health", "metrics", "about", "page"))
+RESERVED = frozenset(("store", STATIC, "health", "metrics"))
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _STATIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,199}")

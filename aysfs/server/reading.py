@@ -62,7 +62,7 @@ async def send_file(
     opened = await in_thread(service, lambda: service.place.open(relative))
     if opened is None:
         return None
-    response = _OpenFile(opened, headers)
+    response = _OpenFile(opened, {**headers, "x-content-type-options": "nosniff"})
     size = opened.status.st_size
     if request.headers.get("if-none-match") == response.headers["etag"]:
         os.close(opened.fd)

@@ -4,7 +4,7 @@ Owns the bounds that an operator may set; composes nothing, ``aysfs.server.app``
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from aysfs.server.accounts import Accounts, Right
 from aysfs.server.body import IDLE
+from aysfs.server.catalog import Catalog
 from aysfs.server.metrics import Metrics
 from aysfs.server.place import Place
 from aysfs.server.upstream import Upstream
@@ -35,6 +36,7 @@ class Service:
     metrics: Metrics
     bounds: Bounds
     upstream: Upstream | None = None
+    catalog: Catalog = field(default_factory=Catalog)
 
 
 Handler = Callable[[Service, Request], Awaitable[Response]]

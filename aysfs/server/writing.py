@@ -74,8 +74,7 @@ async def delete_blob(service: Service, request: Request) -> Response:
     namespace = request.path_params["namespace"]
     digest = parse_digest(request.path_params["digest"])
     store = service.place.store(namespace)
-    if digest not in {one.digest for one in await store.shelf(digest[0])}:
-        raise HTTPException(404, f"no blob {digest.hex()}")
+    await store.size_of(digest)  # or it is not there
     await store.delete([digest])
     service.metrics.blobs.labels("deleted").inc()
     return JSONResponse({"Deleted": digest.hex()})

@@ -67,7 +67,9 @@ class StoreApi:
     async def is_ours(self) -> bool:
         """Whether the server has this API; asked once. StoreTrouble is no answer."""
         if self._ours is None:
-            question = _Question("GET", self._of("about"), allowed=tuple(_NOT_OURS))
+            question = _Question(
+                "GET", self._of("about"), allowed=tuple(_NOT_OURS), patience=self._bounds.idle
+            )
             answer = await self._ask(question)
             self._ours = answer.status_code == 200 and _is_about(answer)
         return self._ours

@@ -16,7 +16,7 @@ import trio
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, BlobMissing, Corrupt, StoreTrouble
+from aysfs.errors import AysfsError, BadConfig, BlobMissing, Corrupt, StoreTrouble
 from aysfs.names import parse_name
 from aysfs.publish.push import push
 from aysfs.server.serve import STALLED, listen
@@ -28,7 +28,7 @@ from aysfs.store.http_request import Bounds
 from aysfs.store.protocol import BlobSource, Held
 from aysfs.upkeep.check import check
 from aysfs.upkeep.gc import gc
-from tests.servers import Authority
+from tests.servers import CUT, HANG, Authority, ScriptedServer, answer
 from tests.store_server import StoreServer
 
 NAME = parse_name("a__b")
@@ -391,6 +391,50 @@ async def test_requests_under_way_are_answered_before_the_end(tmp_path: Path) ->
         assert server.stop() == 0
     assert (await DirectoryStore(server.root).missing({DIGEST: len(DATA)})) == set()
     assert "ending" in server.log.read_text()
+
+
+async def test_uploads_that_are_given_up_cost_no_connection(server: StoreServer) -> None:
+    many = [BlobSource.of(digests.of(one), one) for one in map(os.urandom, [2 << 20] * 20)]
+    async with opened(server, "given-up") as store:
+        for tenths in range(30):
+            with trio.move_on_after(tenths / 1000):
+                await store.put_many(many)
+        with trio.fail_after(20):
+            await store.put_many(many)
+            assert await store.missing({one.digest: one.size for one in many}) == set()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ([HANG], "no answer in time"),
+        ([CUT], "the connection broke off"),
+        ([answer(status="500 No")], "HTTP 500"),
+        ([answer(status="429 Wait", retry_after="3600")], "HTTP 429"),
+        ([answer(status="401 No")], "HTTP 401"),
+    ],
+)
+async def test_a_server_that_fails_a_write_is_trouble(
+    script: list[bytes | str], words: str
+) -> None:
+    with ScriptedServer(script) as server:
+        address = parse_http_address(server.url)
+        store = HttpStore(address, bounds=Bounds(tries=2, backoff=0.01, idle=0.2))
+        with pytest.raises(StoreTrouble, match=words):
+            await store.put_list(NAME, [b"x"])
+        await store.aclose()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"no json", b"[]", b'{"aysfs-store": 2}', b"<html>welcome</html>"],
+)
+async def test_who_says_something_else_takes_no_writes(said: bytes) -> None:
+    with ScriptedServer([answer(said)]) as server:
+        store = HttpStore(parse_http_address(server.url))
+        with pytest.raises(BadConfig, match="takes no writes"):
+            await store.put_list(NAME, [b"x"])
+        await store.aclose()
 
 
 async def test_wrong_bytes_of_a_source_reach_nobody(server: StoreServer) -> None:
