@@ -7,7 +7,7 @@ more requests enter than it has connections.
 """
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
@@ -36,7 +36,7 @@ _LATER = frozenset((429, 500, 502, 503, 504))
 _NOT_OURS = frozenset((301, 302, 303, 307, 308, 400, 403, 404, 405, 410, 501))
 _NOT_THERE = 404
 
-Body = Callable[[], bytes | AsyncIterator[bytes]]
+Body = Callable[[], httpx.AsyncByteStream]
 """Made anew for every try."""
 
 
@@ -93,7 +93,7 @@ class StoreApi:
         return absent
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
-        body = partial(_pieces, source, size, f"{self._address}: blob {digest.hex()}")
+        body = partial(_FileBody, source, size, f"{self._address}: blob {digest.hex()}")
         tries = None if source.seekable() else 1
         path = self._of(digest.hex())
         await self._ask(_Question("POST", path, body=body, length=size, tries=tries))
@@ -125,7 +125,11 @@ class StoreApi:
             data = _frames(batch)
         else:
             data = await trio.to_thread.run_sync(_frames, batch)
-        await self._ask(_Question("POST", self._of("blobs"), body=lambda: data, length=len(data)))
+        await self._ask(
+            _Question(
+                "POST", self._of("blobs"), body=partial(httpx.ByteStream, data), length=len(data)
+            )
+        )
 
     async def delete(self, digests: Sequence[Digest]) -> None:
         with trio.CancelScope(shield=True):  # what is deleted later might be counted on by then
@@ -137,13 +141,15 @@ class StoreApi:
 
     async def put_file(self, path: str, file: BinaryIO, size: int) -> None:
         """Publish a list, whose file is read from its beginning."""
-        body = partial(_pieces, file, size, path)
+        body = partial(_FileBody, file, size, path)
         question = _Question("PUT", path, body=body, length=size, patience=SETTLING)
         await self._ask(question)
 
     async def put_bytes(self, path: str, data: bytes) -> None:
         """Keep a note."""
-        await self._ask(_Question("PUT", path, body=lambda: data, length=len(data)))
+        await self._ask(
+            _Question("PUT", path, body=partial(httpx.ByteStream, data), length=len(data))
+        )
 
     async def delete_file(self, path: str) -> bool:
         """Have this list or note no more. Was there one?"""
@@ -230,16 +236,19 @@ class StoreApi:
     async def _send(self, question: _Question) -> httpx.Response:
         if self._client is None:
             self._client = self._make_client()
-        headers = {} if question.length is None else {"Content-Length": str(question.length)}
         wait = question.patience or 4 * self._bounds.idle
-        return await self._client.request(
+        request = self._client.build_request(
             question.method,
             f"{self._address.url}/{question.path}",
-            content=question.body() if question.body else None,
             json=question.json,
-            headers=headers,
+            headers={} if question.length is None else {"Content-Length": str(question.length)},
             timeout=httpx.Timeout(self._bounds.idle, connect=self._bounds.connect, read=wait),
         )
+        if question.body is not None:
+            # Given as content, httpx would wrap it into a generator, which a cancellation leaves
+            # to the garbage collector.
+            request.stream = question.body()
+        return await self._client.send(request)
 
     def _make_client(self) -> httpx.AsyncClient:
         address = self._address
@@ -267,6 +276,11 @@ class StoreApi:
                 refused.hint = f"{_words(answer)}: the server's file of accounts gives rights"
             return refused
         return StoreTrouble(words)
+
+
+def _with(question: _Question, data: bytes) -> _Question:
+    """The question with these bytes as its body."""
+    return question._replace(body=partial(httpx.ByteStream, data), length=len(data))
 
 
 def _is_about(answer: httpx.Response) -> bool:
@@ -304,23 +318,45 @@ def _trust() -> ssl.SSLContext:
     )
 
 
-async def _pieces(file: BinaryIO, size: int, what: str) -> AsyncIterator[bytes]:
-    """The bytes of a file, read in a thread; Corrupt when they are more or fewer."""
-    if file.seekable():
-        await trio.to_thread.run_sync(file.seek, 0)
-    done = 0
-    held = b""  # the last piece goes out when it is known to be the last
-    while data := await trio.to_thread.run_sync(file.read, min(PIECE, size - done + 1)):
-        done += len(data)
-        if done > size:
-            raise Corrupt(f"{what}: more than the {size} bytes that were announced")
-        if held:
-            yield held
-        held = data
-    if done != size:
-        raise Corrupt(f"{what}: {done} bytes where {size} were announced")
-    if held:
-        yield held
+class _FileBody(httpx.AsyncByteStream):
+    """The bytes of a file, read in a thread; Corrupt when they are more or fewer.
+
+    An iterator and no generator: one that is given up has nothing to be finalized.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, what: str) -> None:
+        self._file = file
+        self._size = size
+        self._what = what
+        self._done = 0
+        self._next: bytes | None = None  # read, and not known not to be the last
+
+    def __aiter__(self) -> "_FileBody":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._next is None:
+            self._next = await trio.to_thread.run_sync(self._first, abandon_on_cancel=True)
+        found = self._next
+        if not found:
+            raise StopAsyncIteration
+        self._next = await trio.to_thread.run_sync(self._read, abandon_on_cancel=True)
+        return found
+
+    def _first(self) -> bytes:
+        if self._file.seekable():
+            self._file.seek(0)
+        return self._read()
+
+    def _read(self) -> bytes:
+        data = self._file.read(min(PIECE, self._size - self._done + 1))
+        self._done += len(data)
+        if self._done > self._size:
+            raise Corrupt(f"{self._what}: more than the {self._size} bytes that were announced")
+        if not data and self._done != self._size:
+            size = self._size
+            raise Corrupt(f"{self._what}: {self._done} bytes where {size} were announced")
+        return data
 
 
 def _frames(batch: Sequence[BlobSource]) -> bytes:
