@@ -29,6 +29,7 @@ from aysfs.store.protocol import BlobSource
 
 _BATCH_BLOBS = 64
 _BATCH_BYTES = 4 << 20
+_NO_BOUND = 1 << 62
 
 
 # --- blobs -------------------------------------------------------------------------------
@@ -53,8 +54,10 @@ async def post_frames(service: Service, request: Request) -> Response:
     reader = FrameReader()
     batch: list[BlobSource] = []
     size = kept = 0
-    async for data in pieces(request, service.bounds.blob, service.bounds.idle):
+    async for data in pieces(request, _NO_BOUND, service.bounds.idle):  # a frame has one
         for digest, content in reader.feed(data):
+            if len(content) > service.bounds.blob:
+                raise HTTPException(413, f"blobs of at most {service.bounds.blob} bytes are taken")
             # Not `BlobSource.of`: that the bytes have this digest is what the client says.
             batch.append(BlobSource(digest, len(content), partial(BytesIO, content)))
             size += len(content)

@@ -87,9 +87,7 @@ class StoreApi:
             names = [digest.hex() for digest in part]
             asked = {"Hashes": names, "Sizes": [blobs[digest] for digest in part]}
             found = await self._json(_Question("POST", self._of("exists"), json=asked), dict)
-            absent.update(
-                digest for digest, name in zip(part, names, strict=True) if not found[name]
-            )
+            absent.update(digest for digest in part if not found.get(digest.hex()))
         return absent
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
@@ -125,11 +123,7 @@ class StoreApi:
             data = _frames(batch)
         else:
             data = await trio.to_thread.run_sync(_frames, batch)
-        await self._ask(
-            _Question(
-                "POST", self._of("blobs"), body=partial(httpx.ByteStream, data), length=len(data)
-            )
-        )
+        await self._ask(_with(_Question("POST", self._of("blobs")), data))
 
     async def delete(self, digests: Sequence[Digest]) -> None:
         with trio.CancelScope(shield=True):  # what is deleted later might be counted on by then
@@ -147,9 +141,7 @@ class StoreApi:
 
     async def put_bytes(self, path: str, data: bytes) -> None:
         """Keep a note."""
-        await self._ask(
-            _Question("PUT", path, body=partial(httpx.ByteStream, data), length=len(data))
-        )
+        await self._ask(_with(_Question("PUT", path), data))
 
     async def delete_file(self, path: str) -> bool:
         """Have this list or note no more. Was there one?"""
