@@ -5,6 +5,7 @@ whom. A client that reads nothing is ended by the kernel, by the socket's own ti
 hypercorn would wait for it for ever.
 """
 
+import resource
 import socket
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -58,6 +59,8 @@ async def serve(
     ended: Callable[[], Awaitable[None]],
 ) -> None:
     """Serve at a socket until ``ended`` returns, and close it; ``ready`` is told the address."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a descriptor
     host, port = made.getsockname()[:2]
     config = Config()
     config.bind = [f"fd://{made.detach()}"]
