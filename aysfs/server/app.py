@@ -7,7 +7,7 @@ not here is 404. docs/store-server.md describes it.
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp
 
 from aysfs.server import metrics as counting
@@ -22,57 +22,21 @@ READ, WRITE, DELETE = (Right.READ,), (Right.WRITE,), (Right.DELETE,)
 EITHER = (Right.READ, Right.WRITE)  # what a push must ask
 
 
+_Table = dict[str, dict[str, Action]]
+
+
 def make_app(service: Service) -> ASGIApp:
     """The application that serves a store."""
-    table: dict[str, dict[str, Action]] = {
-        "/": {"GET": Action("page", get_page, READ)},
-        "/health": {"GET": Action("health", get_health, (Right.NONE,))},
-        "/metrics": {"GET": Action("metrics", get_metrics, READ)},
-        "/static/{name}": {
-            "GET": Action("static", reading.get_static, READ),
-            "POST": Action("static", writing.put_static, WRITE),
-            "PUT": Action("static", writing.put_static, WRITE),
-        },
-        "/store/{namespace}": {
-            "GET": Action("enumerate", reading.get_all, READ),
-            "POST": Action("upload", writing.post_blob, WRITE),
-        },
-        "/store/{namespace}/about": {
-            "GET": Action("about", reading.get_about, (*EITHER, Right.DELETE))
-        },
-        "/store/{namespace}/exists": {"POST": Action("exists", reading.post_exists, EITHER)},
-        "/store/{namespace}/blobs": {"POST": Action("upload", writing.post_frames, WRITE)},
-        "/store/{namespace}/delete": {"POST": Action("delete", writing.post_delete, DELETE)},
-        "/store/{namespace}/notes": {"GET": Action("enumerate", reading.get_notes, EITHER)},
-        "/store/{namespace}/strays": {"GET": Action("enumerate", reading.get_strays, READ)},
-        "/store/{namespace}/strays/delete": {
-            "POST": Action("delete", writing.post_delete_strays, DELETE)
-        },
-        "/store/{namespace}/shelf/{first}": {"GET": Action("enumerate", reading.get_shelf, READ)},
-        "/store/{namespace}/{digest}": {
-            "GET": Action("blob", reading.get_blob, READ),
-            "POST": Action("upload", writing.post_blob, WRITE),
-            "DELETE": Action("delete", writing.delete_blob, DELETE),
-        },
-        "/{namespace}/": {"GET": Action("list", get_namespace, READ)},
-        "/{namespace}/md/": {"GET": Action("list", reading.get_listing, READ)},
-        "/{namespace}/md/{name}": {
-            "GET": Action("list", reading.get_beside_lists, _to_read),
-            "PUT": Action("publish", writing.put_beside_lists, WRITE),
-            "DELETE": Action("delete", writing.delete_beside_lists, _to_delete),
-        },
-        "/{namespace}/{first}/{second}/{digest}": {
-            "GET": Action("blob", reading.get_blob, READ),
-        },
-        "/{namespace}/files/{first}/{second}/{digest}": {
-            "GET": Action("blob", reading.get_blob, READ),
-        },
-    }
-    routes = [
+    below = Mount("/store", app=Router(_routes(service, _API), redirect_slashes=False))
+    routes: list[BaseRoute] = [below, *_routes(service, _FILES)]
+    return Guard(Router(routes, redirect_slashes=False), service)
+
+
+def _routes(service: Service, table: _Table) -> list[Route]:
+    return [
         Route(path, guarded(service, actions), methods=list(actions))
         for path, actions in table.items()
     ]
-    return Guard(Router(routes, redirect_slashes=False), service)
 
 
 def _is_claim(request: Request) -> bool:
@@ -103,3 +67,49 @@ async def get_namespace(service: Service, request: Request) -> Response:
     if not service.place.has(request.path_params["namespace"]):
         raise HTTPException(404, "no such namespace")
     return PlainTextResponse("a namespace\n")
+
+
+# Tried in this order, and most requests are for blobs.
+_FILES: _Table = {
+    "/{namespace}/{first}/{second}/{digest}": {
+        "GET": Action("blob", reading.get_blob, READ),
+    },
+    "/{namespace}/files/{first}/{second}/{digest}": {
+        "GET": Action("blob", reading.get_blob, READ),
+    },
+    "/": {"GET": Action("page", get_page, READ)},
+    "/health": {"GET": Action("health", get_health, (Right.NONE,))},
+    "/metrics": {"GET": Action("metrics", get_metrics, READ)},
+    "/static/{name}": {
+        "GET": Action("static", reading.get_static, READ),
+        "POST": Action("static", writing.put_static, WRITE),
+        "PUT": Action("static", writing.put_static, WRITE),
+    },
+    "/{namespace}/": {"GET": Action("list", get_namespace, READ)},
+    "/{namespace}/md/": {"GET": Action("list", reading.get_listing, READ)},
+    "/{namespace}/md/{name}": {
+        "GET": Action("list", reading.get_beside_lists, _to_read),
+        "PUT": Action("publish", writing.put_beside_lists, WRITE),
+        "DELETE": Action("delete", writing.delete_beside_lists, _to_delete),
+    },
+}
+
+_API: _Table = {  # below /store
+    "/{namespace}": {
+        "GET": Action("enumerate", reading.get_all, READ),
+        "POST": Action("upload", writing.post_blob, WRITE),
+    },
+    "/{namespace}/about": {"GET": Action("about", reading.get_about, (*EITHER, Right.DELETE))},
+    "/{namespace}/exists": {"POST": Action("exists", reading.post_exists, EITHER)},
+    "/{namespace}/blobs": {"POST": Action("upload", writing.post_frames, WRITE)},
+    "/{namespace}/delete": {"POST": Action("delete", writing.post_delete, DELETE)},
+    "/{namespace}/notes": {"GET": Action("enumerate", reading.get_notes, EITHER)},
+    "/{namespace}/strays": {"GET": Action("enumerate", reading.get_strays, READ)},
+    "/{namespace}/strays/delete": {"POST": Action("delete", writing.post_delete_strays, DELETE)},
+    "/{namespace}/shelf/{first}": {"GET": Action("enumerate", reading.get_shelf, READ)},
+    "/{namespace}/{digest}": {
+        "GET": Action("blob", reading.get_blob, READ),
+        "POST": Action("upload", writing.post_blob, WRITE),
+        "DELETE": Action("delete", writing.delete_blob, DELETE),
+    },
+}
