@@ -76,6 +76,12 @@ def push_again() -> Measured:
     return Measured(host.push(TREE_NAME, TREE))
 
 
+def push_served() -> Measured:
+    directory, first, again = web.push_to_server()
+    found = ratio(first, directory, "the directory store")
+    return found._replace(note=f"{found.note}; again {again:.2f} s")
+
+
 # --- building ----------------------------------------------------------------------------
 
 
@@ -325,6 +331,13 @@ def by_placement(measure: Callable[[Cores], Walked], more: str = "") -> Measured
 ROWS = (
     Row("push_first", "push 60k entries, first time, against md5sum + cp -r", 1.5, "x", push_first),
     Row("push_again", "push again, nothing changed", 2.0, "s", push_again),
+    Row(
+        "push_served",
+        "push 60k entries to `store serve`, against a directory store",
+        2.0,
+        "x",
+        push_served,
+    ),
     Row(
         "build_stream",
         "build: 60k entries out of a container into a store, against docker cp + md5sum",

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks import host
 from benchmarks.host import LARGE, LARGE_NAME, STORE, TREE, TREE_NAME
 from tests.servers import Nginx
+from tests.store_server import StoreServer
 
 FOLDER, BROUGHT = host.WORK / "web", host.WORK / "brought"
 CONNECTIONS = 16
@@ -63,6 +64,24 @@ def fetch(url: str, name: str) -> float:
     """``aysfs fetch`` into an empty cache; the seconds it took."""
     host.remove(host.CACHE)
     return host.aysfs("fetch", name, "--store", url)
+
+
+def push_to_server() -> tuple[float, float, float]:
+    """Seconds of a push into an empty directory, to an empty server, and to it again."""
+    folders = host.WORK / "pushed", host.WORK / "served"
+    for folder in folders:
+        host.remove(folder)
+        folder.mkdir()
+    beside, served = folders
+    arguments = ("push", TREE, "--name", TREE_NAME, "--base", "/srv/bench", "--store")
+    host.settle()
+    directory = host.aysfs(*arguments, beside)
+    host.settle()
+    with StoreServer(served, "--open", "--no-access-log") as server:
+        first = host.aysfs(*arguments, server.url)
+        again = host.aysfs(*arguments, server.url)
+    host.settle()
+    return directory, first, again
 
 
 def processor_seconds(pid: int) -> float:

@@ -1,5 +1,6 @@
 """``aysfs store``: make, look at, check, clean and copy stores, and name their lists."""
 
+import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -25,9 +26,24 @@ from aysfs.upkeep.info import info, read_lists
 T = TypeVar("T")
 
 _PATHS = 10  # of a damaged list that are shown
+_SERVING = ("passwd", "serve")
 
 
-@click.group("store")
+class _StoreTable(click.Group):
+    """Imports the web server when it is run, or its help shown: every other command is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_SERVING])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _SERVING:
+            return super().get_command(ctx, cmd_name)
+        command = getattr(importlib.import_module("aysfs.cli.serving"), f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group("store", cls=_StoreTable)
 def store_command() -> None:
     """Look after a store that services are published in."""
 

@@ -199,6 +199,17 @@ class Chain:
         resting = [number for number in numbers if number not in well]
         return well + sorted(resting, key=lambda number: self._breakers[number].until)
 
+    async def size_of(self, digest: Digest) -> int:
+        """The first store's that has it and answers."""
+        errors: list[AysfsError] = []
+        for number in self._healthiest_first():
+            try:
+                with self._breakers[number].watching():
+                    return await self.stores[number].size_of(digest)
+            except (BlobMissing, StoreTrouble) as error:
+                errors.append(error)
+        raise _most_telling(errors)
+
     async def open_list(self, name: ServiceName) -> OpenList:
         """The first store's that has it. Trouble ends the search: it must not decide who wins."""
         for store in self.stores:

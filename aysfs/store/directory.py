@@ -70,6 +70,9 @@ class DirectoryStore:
         except AysfsError:
             return None
 
+    async def size_of(self, digest: Digest) -> int:
+        return await self._in_thread(lambda: self._reader.size_of(digest))
+
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         return await self._in_thread(lambda: self._reader.missing(blobs))
 

@@ -54,6 +54,17 @@ class Reader:
         finally:
             os.close(fd)
 
+    def size_of(self, digest: Digest) -> int:
+        """The size of a blob, where the first layout that has it has it."""
+        for place in (layout.blob, layout.old_blob):
+            path = self._path(place(self._namespace, digest))
+            with blaming(path), contextlib.suppress(FileNotFoundError):
+                found = os.stat(path)
+                if stat.S_ISREG(found.st_mode):
+                    return found.st_size
+        self._check_present()
+        raise BlobMissing(f"{self._root} has no blob {digest.hex()}")
+
     def missing(self, wanted: Mapping[Digest, int]) -> set[Digest]:
         """Those that neither layout holds with their size."""
         if not self._create and not os.path.isdir(self._root):

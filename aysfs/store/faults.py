@@ -32,6 +32,9 @@ class Passes:
     def at_hand(self, digest: Digest, size: int) -> bytes | None:
         return None  # every read goes through ``get``, where the fault is
 
+    async def size_of(self, digest: Digest) -> int:
+        return await self._inner.size_of(digest)
+
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         return await self._inner.missing(blobs)
 

@@ -2,13 +2,14 @@
 
 Serves whoever reads through the Store protocol; docs/http-store.md has a configuration of nginx
 for it. Owns which layout is looked in first. All bytes come through the event loop; those of a
-large blob are hashed and written in a thread (``http_pour``). Such a server takes no writes.
+large blob are hashed and written in a thread (``http_pour``). Such a server takes no writes, but
+for one: ``aysfs store serve``, whose API ``http_write`` speaks.
 """
 
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import BinaryIO, NoReturn, TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import quote
 
 import trio
@@ -29,6 +30,7 @@ from aysfs.store.http_client import HttpClient
 from aysfs.store.http_fetch import fetch
 from aysfs.store.http_listing import names_in
 from aysfs.store.http_request import Bounds, Head, NotThereError, OtherSize, Refused, Streamed
+from aysfs.store.http_write import StoreApi
 from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 
 CONNECTIONS = 16
@@ -59,6 +61,7 @@ class HttpStore:
         self._namespace = namespace
         self._bounds = bounds or Bounds()
         self._client = HttpClient(address, self._bounds, connections)
+        self._api = StoreApi(address, quote(namespace), self._bounds)
         self._limiter = trio.CapacityLimiter(THREADS)
         # The place where the last blob was found is asked first: a store in the old layout
         # costs one request a blob, as any other.
@@ -85,7 +88,24 @@ class HttpStore:
     def at_hand(self, digest: Digest, size: int) -> bytes | None:
         return None  # a network is never at hand
 
+    async def size_of(self, digest: Digest) -> int:
+        for place in self._places:
+            head = Head(*self._at(place(self._namespace, digest)), self._bounds)
+            try:
+                await self._client.perform(head)
+            except NotThereError:
+                continue
+            if head.size is None:
+                raise StoreTrouble(f"{head.where}: the server does not say its size")
+            self._found(place)
+            return head.size
+        raise BlobMissing(f"{self._label} has no blob {digest.hex()}")
+
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
+        if not blobs:
+            return set()
+        if await self._api.is_ours():
+            return await self._api.missing(blobs)
         absent: set[Digest] = set()
 
         async def ask(digest: Digest) -> None:
@@ -128,11 +148,15 @@ class HttpStore:
             raise NoteMissing(f"{self._label} has no note {name}") from None
 
     async def notes(self) -> dict[str, int]:
+        if await self._api.is_ours():
+            return await self._api.notes()
         relative = layout.list_directory(self._namespace)
         found = await self._look_at(relative, filter(layout.is_note, await self._beside_lists()))
         return {name: found[name].mtime_ns for name in sorted(found)}
 
     async def shelf(self, first: int) -> list[Stored]:
+        if await self._api.is_ours():
+            return await self._api.shelf(first)
         found = []
         for relative in layout.shelves(self._namespace, first):
             digests = {
@@ -145,6 +169,8 @@ class HttpStore:
         return found
 
     async def strays(self) -> list[Stray]:
+        if await self._api.is_ours():
+            return await self._api.strays()
         beside = filter(layout.is_stray, await self._beside_lists())
         top = await self._look_at(self._namespace, await self._in(self._namespace))
         found = [Stray(name, head.size or 0, head.mtime_ns) for name, head in top.items()]
@@ -154,42 +180,51 @@ class HttpStore:
         ]
 
     async def aclose(self) -> None:
+        await self._api.aclose()
         await self._client.aclose()
 
-    # --- what a web server does not take -----------------------------------------------------
+    # --- what only our own server takes, and says ---------------------------------------------
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
-        self._refuse()
+        await (await self._writable()).put(digest, size, source)
 
     async def put_many(self, sources: Sequence[BlobSource]) -> None:
-        self._refuse()
+        await (await self._writable()).put_many(sources)
 
     async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
-        self._refuse()
+        api = await self._writable()
+        with tempfile.TemporaryFile() as file:
+            await trio.to_thread.run_sync(file.writelines, chunks)
+            await api.put_file(layout.list_path(self._namespace, name), file, file.tell())
 
     async def write_note(self, name: str, data: bytes) -> None:
         layout.check_note(name, data)
-        self._refuse()
+        await (await self._writable()).put_bytes(layout.note_path(self._namespace, name), data)
 
     async def delete_note(self, name: str) -> None:
-        layout.check_note(name, b"")
-        self._refuse()
+        path = layout.note_path(self._namespace, name)
+        await (await self._writable()).delete_file(path)
 
     async def delete_list(self, name: ServiceName) -> None:
-        self._refuse()
+        path = layout.list_path(self._namespace, name)
+        if not await (await self._writable()).delete_file(path):
+            raise ListMissing(f"{self._label} has no list {name}")
 
     async def delete(self, digests: Sequence[Digest]) -> None:
-        self._refuse()
+        await (await self._writable()).delete(digests)
 
     async def delete_strays(self, paths: Sequence[str]) -> None:
         layout.check_temporaries(paths)
         if paths:
-            self._refuse()
+            await (await self._writable()).delete_strays(paths)
 
-    def _refuse(self) -> NoReturn:
+    async def _writable(self) -> StoreApi:
+        if await self._api.is_ours():
+            return self._api
         raise BadConfig(
             f"{self._label} is a web server, which takes no writes",
-            hint="write to the folder that it serves: a path, or ssh://login@host/path",
+            hint="write to the folder that it serves: a path, or ssh://login@host/path;"
+            " or have `aysfs store serve` serve it",
         )
 
     # --- asking ------------------------------------------------------------------------------

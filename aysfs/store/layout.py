@@ -65,9 +65,14 @@ def is_note(file_name: str) -> bool:
     return _NOTE.fullmatch(file_name) is not None
 
 
+def is_claim(note: str) -> bool:
+    """Whether a note is one by which pushes and a gc keep out of each other's way."""
+    return re.fullmatch(_CLAIM, note) is not None
+
+
 def outlives_a_crash(note: str) -> bool:
     """Whether a note must be durable. A claim need not: it speaks for a process that runs."""
-    return re.fullmatch(_CLAIM, note) is None
+    return not is_claim(note)
 
 
 def shelves(namespace: str, first: int) -> tuple[str, str]:

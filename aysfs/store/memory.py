@@ -58,6 +58,12 @@ class MemoryStore:
     def at_hand(self, digest: Digest, size: int) -> bytes | None:
         return None  # as a store on a network, whose place it takes in tests
 
+    async def size_of(self, digest: Digest) -> int:
+        await trio.lowlevel.checkpoint()
+        if digest not in self.blobs:
+            raise BlobMissing(f"{self._label} has no blob {digest.hex()}")
+        return len(self.blobs[digest])
+
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         await trio.lowlevel.checkpoint()
         held = self.blobs

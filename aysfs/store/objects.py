@@ -89,6 +89,17 @@ class ObjectsStore:
     def at_hand(self, digest: Digest, size: int) -> bytes | None:
         return None  # a network is never at hand
 
+    async def size_of(self, digest: Digest) -> int:
+        def look() -> int:
+            for place in self._places:
+                found = self._bucket.head(place(self._namespace, digest))
+                if found is not None:
+                    return found.size
+            self._bucket.below(self._namespace)  # is there a bucket at all?
+            raise BlobMissing(f"{self.label} has no blob {digest.hex()}")
+
+        return await self._in_thread(look)
+
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         if not blobs:
             return set()

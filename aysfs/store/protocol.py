@@ -100,6 +100,12 @@ class Store(Protocol):
         None in every doubt and trouble too: ``get`` says what is the matter.
         """
 
+    async def size_of(self, digest: Digest) -> int:
+        """How many bytes the blob of this digest has here. BlobMissing when not there.
+
+        For whoever is asked for a blob by its digest alone.
+        """
+
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         """Those that the store does not hold, of digests and their sizes.
 

@@ -65,6 +65,9 @@ class SshStore:
     def at_hand(self, digest: Digest, size: int) -> bytes | None:
         return None  # a network is never at hand
 
+    async def size_of(self, digest: Digest) -> int:
+        return await self._in_thread(lambda: self._reader.size_of(digest))
+
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         return await self._in_thread(lambda: self._reader.missing(blobs))
 

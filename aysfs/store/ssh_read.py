@@ -60,6 +60,17 @@ class Reader:
             self._check_present(wire)
         raise BlobMissing(f"{self._label} has no blob {digest.hex()}")
 
+    def size_of(self, digest: Digest) -> int:
+        """The size of a blob, where the first layout that has it has it."""
+        with self._link.wire() as wire:
+            for place in (layout.blob, layout.old_blob):
+                relative = place(self._namespace, digest)
+                answer = wire.ask(*ssh_wire.stat(self._path(relative)))
+                with contextlib.suppress(NotThereError):
+                    return self._sized(relative, answer, None).size
+            self._check_present(wire)
+        raise BlobMissing(f"{self._label} has no blob {digest.hex()}")
+
     def missing(self, wanted: Mapping[Digest, int]) -> set[Digest]:
         """Those that neither layout holds with their size."""
         with self._link.wire() as wire:

@@ -9,6 +9,7 @@ import pytest
 from obstore.store import MemoryStore
 
 from tests.servers import Authority, Nginx, Sshd
+from tests.store_server import StoreServer
 from tests.swift import Swift
 
 
@@ -63,3 +64,10 @@ def s3(swift: Swift, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Swift:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HOME", str(tmp_path))  # with no files of the AWS tools
     return swift
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    """`aysfs store serve`: every test has a namespace of its own."""
+    with StoreServer(tmp_path_factory.mktemp("served"), "--open") as server:
+        yield server

@@ -5,6 +5,7 @@ import functools
 import io
 import itertools
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ from aysfs.store.protocol import BlobSource, Held, Sink, Store
 from aysfs.store.ssh_address import SshCredentials
 from tests.conftest import ExpectOutput, same_descriptors
 from tests.servers import Nginx, Sshd
+from tests.store_server import StoreServer
 from tests.swift import Swift
 
 BIG = bytes(range(256)) * 12_345  # three chunks of a directory store, and a rest
@@ -135,6 +137,9 @@ def make(kind: str, root: Path, request: pytest.FixtureRequest) -> Store:
         return over_http(nginx, nginx.url if kind == "http" else nginx.tls_url)
     if kind in ("s3", "s3-unsigned"):
         return over_s3(request.getfixturevalue("s3"), signed=kind == "s3")
+    if kind == "serve":
+        server: StoreServer = request.getfixturevalue("store_server")
+        return open_store(server.url, namespace=f"n{secrets.token_hex(6)}")
     return MAKERS[kind](root)
 
 
@@ -147,10 +152,20 @@ async def _connect(store: Store) -> None:
 
 
 ON_THE_WEB = ("http", "https")  # what only reads
+SERVERS = {
+    "ssh": "sshd",
+    "http": "nginx",
+    "https": "nginx",
+    "serve": "store_server",
+    "s3": "s3",
+    "s3-unsigned": "s3",
+}
 
 
-@pytest.fixture(params=[*MAKERS, "ssh", *ON_THE_WEB, "s3", "s3-unsigned"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, obstore_runtime: None) -> Iterator[Store]:
+@pytest.fixture(params=[*MAKERS, *SERVERS])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param in SERVERS:
+        request.getfixturevalue(SERVERS[request.param])
     with same_descriptors():  # obstore's threads close its connections when they get there
         store = make(request.param, tmp_path / "store", request)
         trio.run(_connect, store)
@@ -161,7 +176,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, obstore_runtime: None)
 @pytest.fixture
 def no_leaks(store: Store) -> Iterator[None]:
     """As everywhere; over HTTP a store has as many connections as there was to do side by side."""
-    connected = isinstance(store, Served | ObjectsStore)
+    connected = isinstance(store, Served | HttpStore | ObjectsStore)
     with same_descriptors(but="socket:" if connected else None):
         yield
 
@@ -197,6 +212,13 @@ async def test_missing_tells_what_is_not_there(store: Store) -> None:
     one, empty = await put(store, b"one"), await put(store, b"")
     assert await store.missing({one: 3, ABSENT: 3, empty: 0}) == {ABSENT}
     assert await store.missing({}) == set()
+
+
+async def test_a_blob_has_a_size(store: Store, no_leaks: None) -> None:
+    for data in (b"", b"one", BIG):
+        assert await store.size_of(await put(store, data)) == len(data)
+    with pytest.raises(BlobMissing, match=ABSENT.hex()):
+        await store.size_of(ABSENT)
 
 
 async def test_a_blob_of_another_size_is_missing(store: Store) -> None:

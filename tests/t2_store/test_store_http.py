@@ -547,11 +547,13 @@ async def test_a_web_server_takes_no_writes() -> None:
         lambda store: store.delete([blob.digest]),
         lambda store: store.delete_strays([".x.0123456789ab0.tmp"]),
     ]
-    async with opened("http://store.invalid") as store:
-        for write in writes:
-            with pytest.raises(BadConfig, match="takes no writes") as caught:
-                await write(store)
-            assert "folder that it serves" in (caught.value.hint or "")
+    with ScriptedServer([answer(status="404 Not Found")]) as server:
+        async with opened(server.url) as store:
+            for write in writes:
+                with pytest.raises(BadConfig, match="takes no writes") as caught:
+                    await write(store)
+                assert "folder that it serves" in (caught.value.hint or "")
+        assert len(server.heads) == 1
 
 
 async def test_connections_are_used_again() -> None:

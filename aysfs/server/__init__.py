@@ -1,0 +1,1 @@
+"""A store over HTTP, written to as well: ``aysfs store serve``."""
