@@ -206,6 +206,9 @@ class StoreApi:
                 refused = isinstance(error, httpx.ConnectError)
                 what = "no connection" if refused else "the connection broke off"
                 trouble = self._trouble(question, f"{what}: {_cause(error)}")
+            except httpx.ConnectTimeout:
+                within = f"no connection within {bounds.connect:g} s"
+                raise self._trouble(question, within) from None
             except httpx.TimeoutException:
                 raise self._trouble(question, "no answer in time") from None
             except httpx.HTTPError as error:
