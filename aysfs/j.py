@@ -58,11 +58,11 @@ class AtYourService:
         """A service instance, made or brought to these arguments."""
         return Services(load_settings().services).new(name, instance, args, parent)
 
-    def getService(self, key: str) -> Instance:  # noqa: N802
+    def getService(self, key: str) -> Instance:  # noqa: N802 - the manual's name
         """The one instance that a key names."""
         return Services(load_settings().services).get(key)
 
-    def getTemplate(self, name: str, domain: str | None = None) -> BuildTemplate:  # noqa: N802
+    def getTemplate(self, name: str, domain: str | None = None) -> BuildTemplate:  # noqa: N802 - the manual's name
         """The template of a service."""
         full = f"{domain}__{name}" if domain else name
         return BuildTemplate(templates_of(load_settings()).find(full))

@@ -11,11 +11,11 @@ from typing import Protocol
 class Service(Protocol):
     """The part of a service object that the default build needs."""
 
-    def installRecipe(self) -> Iterable[tuple[str, str]]:  # noqa: N802
+    def installRecipe(self) -> Iterable[tuple[str, str]]:  # noqa: N802 - the manual's name
         """Place what the recipe exports; source and destination of each."""
         ...
 
-    def upload2AYSfs(self, path: str, /) -> None:  # noqa: N802
+    def upload2AYSfs(self, path: str, /) -> None:  # noqa: N802 - the manual's name
         """Publish a folder of the place where the build runs."""
         ...
 

@@ -91,14 +91,14 @@ class Service:
                 raise BuildFailed(f"`{short(cmd)}` ended with {code}")
         return said.decode(errors="replace")
 
-    def installRecipe(self) -> Pairs:  # noqa: N802
+    def installRecipe(self) -> Pairs:  # noqa: N802 - the manual's name
         """Place what the recipe exports, once; source and destination of each item."""
         if self._placed is None:
             with self._log.step("place the exports of service.hrd"):
                 self._placed = self._place()
         return list(self._placed)
 
-    def upload2AYSfs(self, path: str) -> None:  # noqa: N802
+    def upload2AYSfs(self, path: str) -> None:  # noqa: N802 - the manual's name
         """Publish a file or folder of the container, under the path it has there."""
         if not path.startswith("/") or ".." in path.split("/"):
             raise BuildFailed(f"`{path}` cannot be uploaded: it must be absolute, without `..`")
@@ -113,7 +113,7 @@ class Service:
             self._is_updated = True
         self.execute(f"{_APT} install {shlex.join(names)}")
 
-    def copyFiles(self, source: str, dest: str) -> None:  # noqa: N802
+    def copyFiles(self, source: str, dest: str) -> None:  # noqa: N802 - the manual's name
         """Copy a file or folder of the template into the container, as root's."""
         path = self._template.folder / source
         if ".." in Path(source).parts or Path(source).is_absolute() or not path.exists():
@@ -123,7 +123,7 @@ class Service:
         with self._log.step(f"copy {source} of the template to {dest}"):
             self._container.put(_packed(path, dest.strip("/")))
 
-    def copyLibs(  # noqa: N802
+    def copyLibs(  # noqa: N802 - the manual's name
         self, binary: str | Sequence[str], dest: str | None = None
     ) -> list[str]:
         """Copy the shared libraries that binaries need, and those that they need, to ``dest``.

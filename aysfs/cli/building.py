@@ -9,9 +9,10 @@ import click
 
 from aysfs.build.job import Built, Options
 from aysfs.cli.config import Settings, load_settings, settings_options
-from aysfs.cli.render import show_json, size_text
+from aysfs.cli.render import show_json
 from aysfs.cli.session import end_as_interrupted
 from aysfs.cli.toolchain import BuildRequest, build, log_of, verify_published
+from aysfs.sizes import size_text
 
 
 @click.command("build")

@@ -9,8 +9,9 @@ from aysfs.cache import eviction, recovery
 from aysfs.cache.blobs import Cache
 from aysfs.cli.config import Settings, parse_size, settings_options
 from aysfs.cli.progress import progress
-from aysfs.cli.render import note, show_json, size_text
+from aysfs.cli.render import note, show_json
 from aysfs.errors import Corrupt
+from aysfs.sizes import size_text
 
 
 @click.group("cache")

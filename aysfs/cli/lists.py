@@ -12,7 +12,7 @@ from typing import BinaryIO
 import click
 
 from aysfs.cli.config import Settings, settings_options
-from aysfs.cli.render import note, size_text
+from aysfs.cli.render import note
 from aysfs.cli.session import load, run_async
 from aysfs.digest import ZERO
 from aysfs.errors import AysfsError, ExitCode
@@ -28,6 +28,7 @@ from aysfs.flist import (
     write_flist,
 )
 from aysfs.load import Loaded
+from aysfs.sizes import size_text
 from aysfs.store.open import open_stores
 
 _SHOWN = {"added": "+", "removed": "-", "changed": "~"}

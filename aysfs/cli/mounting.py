@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from aysfs.cli.config import Settings, settings_options
-from aysfs.cli.render import show_json, size_text
+from aysfs.cli.render import show_json
 from aysfs.errors import AysfsError, BadConfig, MountFailed
 from aysfs.mount import life
 from aysfs.mount.client import Answer, ask
@@ -20,6 +20,7 @@ from aysfs.mount.runtime import (
     read_record,
     records,
 )
+from aysfs.sizes import size_text
 
 # Options of mount(8) and fstab that are for others, or already so.
 _IGNORED = {

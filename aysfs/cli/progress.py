@@ -14,7 +14,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from aysfs.cli.render import note, size_text
+from aysfs.cli.render import note
+from aysfs.sizes import size_text
 
 _PLAIN_EVERY = 5.0  # seconds between the lines
 _DRAW_EVERY = 0.1

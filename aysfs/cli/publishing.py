@@ -10,13 +10,14 @@ import click
 
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.progress import TextMeter, told
-from aysfs.cli.render import note, show_json, size_text
+from aysfs.cli.render import note, show_json
 from aysfs.cli.session import end_as_interrupted, open_to_write, run_async
 from aysfs.errors import BadName
 from aysfs.names import ServiceName
 from aysfs.publish.hash_cache import HashCache
 from aysfs.publish.push import PushReport, push
 from aysfs.publish.send import Sent
+from aysfs.sizes import size_text
 
 
 @click.command("push")

@@ -14,10 +14,11 @@ import click
 from aysfs.cache.bulk import BulkReport, Wanted, fetch_all
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.progress import progress
-from aysfs.cli.render import note, show_json, size_text
+from aysfs.cli.render import note, show_json
 from aysfs.cli.session import fetching, load, run_async
 from aysfs.errors import PathMissing
 from aysfs.load import Loaded
+from aysfs.sizes import size_text
 from aysfs.tree import ROOT, Node, Tree
 from aysfs.unpack import UnpackReport, unpack
 

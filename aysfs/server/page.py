@@ -23,6 +23,7 @@ from aysfs.errors import BadList, BadName, PathMissing
 from aysfs.names import parse_name
 from aysfs.server.place import RESERVED
 from aysfs.server.service import Service
+from aysfs.sizes import size_text
 from aysfs.store import layout
 from aysfs.tree.tree import Node, Tree
 
@@ -102,7 +103,7 @@ async def _services(service: Service, namespace: str) -> Response:
                 str(name),
                 _link(namespace, str(name)),
                 f"{one.entries} entries" if known else one.why,
-                _size(one.size) if known else "",
+                size_text(one.size) if known else "",
                 _age(one.mtime_ns),
             )
         )
@@ -138,7 +139,7 @@ def _rows(tree: Tree, nodes: range, namespace: str, text: str) -> Iterator[Row]:
             _text(tree.names[node]) + ("/" if stat.S_ISDIR(mode) else "") + target,
             _link(namespace, text, tree.path(node)) if stat.S_ISDIR(mode) else "",
             stat.filemode(mode),
-            _size(tree.sizes[node]) if regular else "",
+            size_text(tree.sizes[node]) if regular else "",
             _age(tree.columns.mtimes[node]),
             digest.hex() if regular else "",
             f"/{layout.blob(namespace, digest)}" if regular else "",
@@ -168,7 +169,7 @@ async def _found(service: Service, namespace: str, text: str, words: bytes) -> R
         Row(
             f"{hit.name}: {_text(hit.path)}",
             _link(namespace, str(hit.name), os.path.dirname(hit.path)),
-            size=_size(hit.size),
+            size=size_text(hit.size),
             digest=hit.digest.hex() if any(hit.digest) else "",
             blob=f"/{layout.blob(namespace, hit.digest)}" if any(hit.digest) else "",
         )
@@ -195,14 +196,6 @@ def _text(name: bytes) -> str:
     """A name as people can read it; bytes that are no text, and control characters, escaped."""
     text = name.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def _age(mtime_ns: int) -> str:

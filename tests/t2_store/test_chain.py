@@ -45,7 +45,7 @@ def what_is_wrong_is_logged(expected_output: ExpectOutput) -> None:
 class Verified(Held):
     """A sink that refuses other bytes with the last of them, as the cache does."""
 
-    def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
+    def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]  # BytesIO takes more
         count = super().write(data)
         if self.tell() >= len(DATA) and self.getvalue() != DATA:
             raise Corrupt("wrong bytes")

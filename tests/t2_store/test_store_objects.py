@@ -327,7 +327,7 @@ async def test_a_server_that_dies_during_a_get_is_trouble(mortal: Swift) -> None
         def write(self, data: object, /) -> int:
             if not self.tell():
                 mortal.stop("proxy")
-            return super().write(data)  # type: ignore[arg-type]
+            return super().write(data)  # type: ignore[arg-type]  # a buffer, as stores give
 
     async with opened(mortal.bucket("bucket")) as store:
         digest = await put(store, LARGE)

@@ -91,7 +91,7 @@ class Meets(Held):
         super().__init__()
         self._barrier = barrier
 
-    def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
+    def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]  # BytesIO takes more
         self._barrier.wait(30)
         return super().write(data)
 

@@ -204,11 +204,11 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def installRecipe(self) -> list[tuple[str, str]]:  # noqa: N802
+    def installRecipe(self) -> list[tuple[str, str]]:  # noqa: N802 - the manual's name
         self.asked.append("recipe")
         return [("/code/x", "/opt/x"), ("/code/y", "/opt/y")]
 
-    def upload2AYSfs(self, path: str) -> None:  # noqa: N802
+    def upload2AYSfs(self, path: str) -> None:  # noqa: N802 - the manual's name
         self.asked.append(path)
 
 

@@ -58,7 +58,7 @@ class Site:
             "keep_free": 0,
             "deadline": 20.0,
         }
-        return MountOptions(**(values | more))  # type: ignore[arg-type]
+        return MountOptions(**(values | more))  # type: ignore[arg-type]  # as the test says
 
     def mount(self, *services: str, point: Path | None = None, **more: object) -> int:
         options = self.options(*services, point=point, **more)

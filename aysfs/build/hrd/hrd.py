@@ -260,22 +260,22 @@ class Hrd:
 
     # --- the names of 2015 -----------------------------------------------------------------
 
-    def listAdd(self, key: str, item: object) -> None:  # noqa: N802
+    def listAdd(self, key: str, item: object) -> None:  # noqa: N802 - the manual's name
         """Append to a list unless the item is there."""
         items = self.get_list(key, [])
         if item not in items:
             self.set(key, [*items, item])
 
-    def getListFromPrefix(self, prefix: str) -> list[Value]:  # noqa: N802
+    def getListFromPrefix(self, prefix: str) -> list[Value]:  # noqa: N802 - the manual's name
         """The values below a prefix, in natural order."""
         return [self.get(key) for key in self.prefix(prefix)]
 
-    def getDictFromPrefix(self, prefix: str) -> dict[str, Value]:  # noqa: N802
+    def getDictFromPrefix(self, prefix: str) -> dict[str, Value]:  # noqa: N802 - the manual's name
         """The values below a prefix, by the rest of their keys."""
         cut = len(prefix.rstrip(".")) + 1 if prefix else 0
         return {key[cut:]: self.get(key) for key in self.prefix(prefix)}
 
-    def getListFromPrefixEachItemDict(  # noqa: N802
+    def getListFromPrefixEachItemDict(  # noqa: N802 - the manual's name
         self,
         prefix: str,
         musthave: Iterable[str] = (),
