@@ -1,13 +1,19 @@
 """`aysfs store serve` as a process on loopback, for the tests of any floor."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+
+from aysfs.store.http import HttpStore
+from aysfs.store.http_address import parse_http_address
+from aysfs.store.http_request import Bounds
 
 PATIENCE = 20.0
 
@@ -90,3 +96,14 @@ class StoreServer:
         if self._process is not None:
             self.kill()
         self.web.close()
+
+
+@contextlib.asynccontextmanager
+async def opened(server: StoreServer, namespace: str = "dedupe") -> AsyncIterator[HttpStore]:
+    """The served store, by a client that gives up soon."""
+    address = parse_http_address(server.url)
+    store = HttpStore(address, namespace, bounds=Bounds(tries=2, backoff=0.01))
+    try:
+        yield store
+    finally:
+        await store.aclose()
