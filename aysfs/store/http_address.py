@@ -6,9 +6,10 @@ neither ``str()`` nor ``repr()``.
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from aysfs.errors import BadConfig
+from aysfs.store.address import split_url
 
 SCHEMES = ("http", "https")
 EXAMPLE = "https://login:password@host:port/path"
@@ -41,13 +42,7 @@ def parse_http_address(url: str) -> HttpAddress:
 
     Nothing of the URL is repeated in BadConfig: what is wrong with it may be the password.
     """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise BadConfig(
-            "an http:// address with a bad host or port", hint=f"write {EXAMPLE}"
-        ) from error
+    parts, port, login, password = split_url(url, "http", EXAMPLE)
     host = parts.hostname
     if parts.scheme not in SCHEMES or not host or parts.query or parts.fragment:
         raise BadConfig("an http:// address that names no store", hint=f"write {EXAMPLE}")
@@ -62,6 +57,4 @@ def parse_http_address(url: str) -> HttpAddress:
     where = f"[{host}]" if ":" in host else host
     where += f":{port}" if port is not None else ""
     path = quote(parts.path, safe=_SAFE).rstrip("/")
-    login = unquote(parts.username) if parts.username else None
-    password = unquote(parts.password) if parts.password else None
     return HttpAddress(f"{parts.scheme}://{where}{path}", login, password)

@@ -7,9 +7,10 @@ here and comes out of neither ``str()`` nor ``repr()``.
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from aysfs.errors import BadConfig
+from aysfs.store.address import split_url
 
 SCHEMES = ("ssh", "sftp")
 EXAMPLE = "ssh://login@host:port/path"
@@ -61,13 +62,7 @@ def parse_address(url: str) -> SshAddress:
 
     Nothing of the URL is repeated in BadConfig: what is wrong with it may be the password.
     """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise BadConfig(
-            "an ssh:// address with a bad host or port", hint=f"write {EXAMPLE}"
-        ) from error
+    parts, port, login, password = split_url(url, "ssh", EXAMPLE)
     host = parts.hostname
     path = unquote(parts.path)
     dangerous = not host or host.startswith("-") or "\0" in path or ".." in path.split("/")
@@ -77,8 +72,6 @@ def parse_address(url: str) -> SshAddress:
         path = path[2:].strip("/") or "."
     else:
         path = "/" + path.strip("/")
-    login = unquote(parts.username) if parts.username else None
-    password = unquote(parts.password) if parts.password else None
     return SshAddress(host or "", path, login, port, password)
 
 
