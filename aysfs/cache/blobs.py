@@ -1,7 +1,8 @@
 """Verified blobs on disk: the only code that can put one there, or say that one is good.
 
 Serves the fetch service and the ``cache`` commands. Owns the cache directory
-(docs/format.md, "Cache"): ``objects/<h0>/<h1>/<md5>``, ``tmp/<process>/``, ``quarantine/``.
+(docs/format.md, "Cache"): ``objects/<h0>/<h1>/<md5>``, ``incoming/<h0>/<h1>/<md5>``,
+``tmp/<process>/``, ``quarantine/``.
 Never asks a store. A method that may wait for a disk says so; run those in a thread.
 """
 
@@ -25,11 +26,15 @@ _KEPT_IN_QUARANTINE = 16
 
 
 class Stored(NamedTuple):
-    """An object as a scan finds it. ``arrived_ns`` is its ctime: nothing sets it back."""
+    """An object as a scan finds it. ``arrived_ns`` is its ctime: nothing sets it back.
+
+    ``linked`` as long as an overlay may be about to open it.
+    """
 
     arrived_ns: int
     size: int
     digest: Digest
+    linked: bool = False
 
 
 class Cache:
@@ -68,6 +73,11 @@ class Cache:
         """Where the blob is when it is here."""
         name = digest.hex()
         return f"{self._objects}/{name[0]}/{name[1]}/{name}"
+
+    def arrival_path(self, digest: Digest) -> str:
+        """Where the blob's second link is for a while when an overlay asked for it."""
+        name = digest.hex()
+        return f"{self.root}/incoming/{name[0]}/{name[1]}/{name}"
 
     def open(self, digest: Digest, size: int) -> int | None:
         """A descriptor of the verified blob, None when it is not here or its stamp is broken."""
@@ -195,19 +205,29 @@ class Cache:
                         name = digests.from_hex(item.name)
                     except (FileNotFoundError, ValueError):
                         continue
-                    yield Stored(status.st_ctime_ns, status.st_size, name)
+                    yield Stored(
+                        status.st_ctime_ns, status.st_size, name, linked=status.st_nlink > 1
+                    )
 
     def recount(self) -> None:
         """Count again what all objects take. Waits for the disk."""
         self.usage.recount(lambda: sum(on_disk(stored.size) for stored in self.scan()))
 
-    def remove(self, stored: Stored) -> None:
-        """Drop an object that nobody reads; gone already is fine."""
+    def unlink(self, stored: Stored) -> bool:
+        """Drop an object that nobody reads, False when it was gone already.
+
+        Its bytes go on counting until the caller tells ``usage`` that they are free.
+        """
+        self._unlink_arrival(stored.digest)
         try:
             os.unlink(self.path(stored.digest))
         except FileNotFoundError:
-            return
-        self.usage.freed(stored.size)
+            return False
+        return True
+
+    def _unlink_arrival(self, digest: Digest) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.arrival_path(digest))
 
     def _quarantine(self, path: str, digest: Digest, wrong: os.stat_result) -> None:
         """Put a wrong entry aside, the newest few for whoever wants to know what happened."""
@@ -219,6 +239,7 @@ class Cache:
             os.rename(path, directory / digest.hex())
         except FileNotFoundError:
             return
+        self._unlink_arrival(digest)
         self.usage.freed(wrong.st_size)
         self.report(f"corrupt entry {digest.hex()} in the cache: quarantined")
         kept = sorted(directory.iterdir(), key=lambda item: item.lstat().st_ctime_ns)

@@ -2,21 +2,27 @@
 
 One process at a time, by a lock. A blob that anybody has open or mapped, in any process, is
 left alone, so its bytes are never counted as freed while they are not: the kernel grants a
-write lease only on a file that nobody else has open. What is in the page cache gets a second
-chance. Waits for the disk: run it in a thread.
+write lease only on a file that nobody else has open. What an overlay's idle inodes hold is made
+free before it is counted. What is in the page cache, and what an overlay has just asked for and
+may not have opened yet, gets a second chance. Waits for the disk: run it in a thread.
 """
 
 import errno
 import fcntl
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from aysfs.cache.blobs import Cache, Stored
+from aysfs.cache.held import let_go
+from aysfs.cache.incoming import KEPT
 from aysfs.cache.usage import on_disk
 from aysfs.errors import NoSpace
+
+_YOUNG_NS = int(KEPT * 1e9)
 
 
 class Evicted(NamedTuple):
@@ -65,25 +71,39 @@ def shrink(cache: Cache, size: int) -> Evicted:
             if total - done.size <= size:
                 break
             done = _drop(cache, stored, done)
+        _free(cache, done.size)
         return done
 
 
 def _evict(cache: Cache, found: list[Stored], wanted: int, done: Evicted) -> tuple[Evicted, bool]:
     """Evict what is needed; what was done so far, and whether that is all that could be."""
-    goal = done.size + cache.usage.excess(wanted)
-    hot = []
+    before = done.size
+    goal = before + cache.usage.excess(wanted)
+    late = []
+    young = time.time_ns() - _YOUNG_NS
     for stored in found:
         if done.size >= goal:
-            return done, False
-        if _in_page_cache(cache.path(stored.digest)):
-            hot.append(stored)
+            break
+        path = cache.path(stored.digest)
+        if (stored.linked and stored.arrived_ns > young) or _in_page_cache(path):
+            late.append(stored)
         else:
             done = _drop(cache, stored, done)
-    for stored in hot:
+    _free(cache, done.size - before)
+    for stored in late:
         if done.size >= goal or not cache.usage.excess(wanted):
             return done, False
+        before = done.size
         done = _drop(cache, stored, done)
-    return done, True
+        _free(cache, done.size - before)
+    return done, done.size < goal
+
+
+def _free(cache: Cache, size: int) -> None:
+    """Count bytes on the disk as free once they are."""
+    if size:
+        let_go(cache.root)
+        cache.usage.freed(size)
 
 
 def _drop(cache: Cache, stored: Stored, done: Evicted) -> Evicted:
@@ -94,7 +114,8 @@ def _drop(cache: Cache, stored: Stored, done: Evicted) -> Evicted:
     try:
         if not _only_ours(descriptor):
             return done._replace(in_use=done.in_use + 1)
-        cache.remove(stored)
+        if not cache.unlink(stored):
+            return done
     finally:
         os.close(descriptor)
     return done._replace(blobs=done.blobs + 1, size=done.size + on_disk(stored.size))

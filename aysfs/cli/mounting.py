@@ -9,12 +9,12 @@ import click
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.render import show_json
 from aysfs.errors import AysfsError, BadConfig, MountFailed
+from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount import life
 from aysfs.mount.client import Answer, ask
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import (
     Record,
-    find_kernel_mount,
     folder_of,
     is_mounted,
     read_record,

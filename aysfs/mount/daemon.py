@@ -22,13 +22,14 @@ from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.cache.recovery import flush, recover
 from aysfs.errors import MountFailed, StoreTrouble, first_of
+from aysfs.kernel.table import find_kernel_mount
 from aysfs.load import Loaded, load_tree
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
 from aysfs.mount.control import serve_control
 from aysfs.mount.fuse import FuseEngine
 from aysfs.mount.options import MountOptions
-from aysfs.mount.runtime import Claim, find_kernel_mount
+from aysfs.mount.runtime import Claim
 from aysfs.store.chain import Chain
 from aysfs.store.open import open_stores, side_by_side
 from aysfs.store.protocol import Store

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from aysfs.errors import AysfsError, ExitCode, MountBusy, MountFailed
+from aysfs.kernel.table import find_kernel_mount, kernel_mounts
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import (
-    FILE_SYSTEM,
     PATIENCE,
     Record,
-    find_kernel_mount,
     folder_of,
+    is_ours,
     is_served,
-    kernel_mounts,
     read_record,
     records,
     sweep,
@@ -54,7 +53,7 @@ def check_point(point: Path) -> str:
 
 def _clear_dead(point: str) -> None:
     mount = find_kernel_mount(point)
-    if mount is not None and mount.kind == FILE_SYSTEM and not _answers(point):
+    if mount is not None and is_ours(mount) and not _answers(point):
         unmount_kernel(point, lazy=True)
 
 
@@ -146,7 +145,7 @@ def stop(runtime: Path, point: Path, *, lazy: bool = False) -> None:
     name = os.path.realpath(point)
     record = read_record(folder_of(runtime, name))
     mount = find_kernel_mount(name)
-    if mount is None or mount.kind != FILE_SYSTEM:
+    if mount is None or not is_ours(mount):
         if record is None:
             raise MountFailed(
                 f"nothing of ours is mounted at {name}", hint="`aysfs status` lists all"
@@ -194,7 +193,7 @@ def unmount_kernel(point: str, *, lazy: bool = False) -> None:
 def strays(runtime: Path) -> list[str]:
     """Mount points of ours in the kernel's table that no record speaks of."""
     known = {record.point for record in records(runtime)}
-    found = {mount.point for mount in kernel_mounts() if mount.kind == FILE_SYSTEM}
+    found = {mount.point for mount in kernel_mounts() if is_ours(mount)}
     return sorted(found - known)
 
 

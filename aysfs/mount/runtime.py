@@ -4,6 +4,9 @@
     <runtime>/<id>/lock         held by the daemon as long as it lives
     <runtime>/<id>/control      its socket
 
+A daemon of the fuse engine has one such folder. That of the overlay engine serves every mount of
+its cache and has a folder of its own beside them, ``<runtime>/host-<id>``.
+
 Serves the daemon, the life of a mount, and ``status``. Reads the kernel's mount table and
 never touches a mounted file system, which may be one that does not answer.
 """
@@ -18,9 +21,10 @@ import stat
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aysfs.errors import MountFailed
+from aysfs.kernel.table import KernelMount, kernel_mounts
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +33,14 @@ PATIENCE = 15.0  # seconds in which a daemon that was unmounted should have left
 
 _CAREFULLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LONGEST_RECORD = 1 << 20
-_ESCAPE = re.compile(r"\\([0-7]{3})")
-
-
-class KernelMount(NamedTuple):
-    """A line of the kernel's mount table. ``device`` is ``major:minor``."""
-
-    point: str
-    device: str
-    kind: str
-    source: str
+_OVERLAY = re.compile(r"datadir\+=[^,]*/host-[0-9a-f]{16}/fault/")
 
 
 class Record(NamedTuple):
-    """A mount as its folder tells it; ``alive`` when its daemon runs."""
+    """A mount as its folder tells it; ``alive`` when its daemon runs.
+
+    ``request`` is what the overlay engine needs to mount it again, None with the fuse engine.
+    """
 
     folder: Path
     point: str
@@ -50,6 +48,7 @@ class Record(NamedTuple):
     log: str
     pid: int
     alive: bool
+    request: dict[str, Any] | None
 
     @property
     def control(self) -> Path:
@@ -57,26 +56,16 @@ class Record(NamedTuple):
         return self.folder / "control"
 
 
-def kernel_mounts() -> list[KernelMount]:
-    """Everything mounted in this mount namespace, in mount order."""
-    found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            left, _, right = line.partition(" - ")
-            fields, (kind, source, *_rest) = left.split(" "), right.split(" ")
-            found.append(KernelMount(_plain(fields[4]), fields[2], kind, _plain(source)))
-    return found
-
-
-def find_kernel_mount(point: str) -> KernelMount | None:
-    """The topmost mount at a point, None when nothing is mounted there."""
-    found = [mount for mount in kernel_mounts() if mount.point == point]
-    return found[-1] if found else None
+def is_ours(mount: KernelMount) -> bool:
+    """Whether a line of the mount table is a tree of ours, of either engine."""
+    if mount.kind == "overlay":
+        return _OVERLAY.search(mount.options) is not None
+    return mount.kind == FILE_SYSTEM
 
 
 def is_mounted(point: str) -> bool:
     """Whether a tree of ours is mounted at a point, be it below another mount."""
-    return any(one.point == point and one.kind == FILE_SYSTEM for one in kernel_mounts())
+    return any(one.point == point and is_ours(one) for one in kernel_mounts())
 
 
 def folder_of(runtime: Path, point: str) -> Path:
@@ -114,6 +103,7 @@ def read_record(folder: Path) -> Record | None:
             str(text["log"]),
             int(text["pid"]),
             is_served(folder),
+            text.get("request"),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -154,11 +144,13 @@ class Claim:
                 time.sleep(0.01)
         self._lock = lock
 
-    def publish(self, point: str, services: list[str], log: str) -> None:
+    def publish(
+        self, point: str, services: list[str], log: str, request: dict[str, Any] | None = None
+    ) -> None:
         """Write down what is mounted, in one step."""
         text = {"point": point, "services": services, "log": log, "pid": os.getpid()}
         tmp = self.folder / "mount.json.tmp"
-        tmp.write_text(json.dumps(text))
+        tmp.write_text(json.dumps(text | {"request": request}))
         tmp.rename(self.folder / "mount.json")
 
     def drop(self) -> None:
@@ -251,8 +243,3 @@ def _is_exclusive(lock: int) -> bool:
     except BlockingIOError:
         return True
     return False
-
-
-def _plain(text: str) -> str:
-    r"""Undo the mount table's ``\040`` for space, tab, newline and backslash."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

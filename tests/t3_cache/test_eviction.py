@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aysfs import digest as digests
-from aysfs.cache.blobs import Cache, Stored
+from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import make_room, shrink
 from aysfs.cache.recovery import flush, recover, scrub
 from aysfs.digest import Digest
@@ -51,7 +51,8 @@ def test_a_blob_removed_as_soon_as_it_came_is_not_counted(tmp_path: Path) -> Non
     cache = Cache(tmp_path / "cache", Limits(size=1 << 20, keep_free=0))
     insert(cache, b"x" * PAGE)
     for stored in list(cache.scan()):
-        cache.remove(stored)
+        assert cache.unlink(stored)
+        cache.usage.freed(stored.size)
     assert cache.usage.used == 0
     cache.close()
 
@@ -71,22 +72,24 @@ def test_a_blob_that_gets_its_name_after_a_recount_is_counted(tmp_path: Path) ->
     cache.close()
 
 
-class Contended(Cache):
-    """The first objects to go are room for downloads that begin at that moment."""
-
-    taken = 0
-
-    def remove(self, stored: Stored) -> None:
-        super().remove(stored)
-        if self.taken < 5:
-            self.taken += 1
-            self.usage.reserve(PAGE)
-
-
-def test_room_that_another_takes_is_made_again(tmp_path: Path) -> None:
-    cache = Contended(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
+def test_room_that_another_takes_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path / "cache", Limits(size=10 * PAGE, keep_free=0))
     fill(cache, 10)
-    assert make_room(cache, PAGE).blobs > cache.taken == 5
+    taken = 0
+    freed = cache.usage.freed
+
+    def taken_at_once(size: int) -> None:
+        """The first objects to go are room for downloads that begin at that moment."""
+        nonlocal taken
+        freed(size)
+        for _ in range(min(5 - taken, size // PAGE)):
+            taken += 1
+            cache.usage.reserve(PAGE)
+
+    monkeypatch.setattr(cache.usage, "freed", taken_at_once)
+    assert make_room(cache, PAGE).blobs > taken == 5
     cache.close()
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import trio
 
+from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount import life
 from aysfs.mount.client import Answer, ask
 from aysfs.mount.options import MountOptions
-from aysfs.mount.runtime import find_kernel_mount, folder_of, read_record
+from aysfs.mount.runtime import folder_of, read_record
 from aysfs.names import parse_name
 from aysfs.publish.push import push
 from aysfs.store.directory import DirectoryStore

@@ -17,8 +17,8 @@ from typing import BinaryIO
 import pytest
 
 from aysfs.errors import ExitCode, MountFailed
+from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount.life import DaemonFailed
-from aysfs.mount.runtime import find_kernel_mount
 from tests.t4_mount.conftest import PYTHON, Site, ended, run
 
 

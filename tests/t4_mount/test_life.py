@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from aysfs.errors import ExitCode, MountBusy, MountFailed
+from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount import life
 from aysfs.mount.client import ask
 from aysfs.mount.life import DaemonFailed
 from aysfs.mount.runtime import (
     Claim,
-    find_kernel_mount,
     folder_of,
     is_served,
     read_record,

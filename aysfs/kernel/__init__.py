@@ -1,0 +1,1 @@
+"""What the kernel is asked for directly: its mount table and its mount API."""
