@@ -127,7 +127,9 @@ def reload_command(settings: Settings, directory: Path) -> None:
 
     Open files and working directories keep the tree they have.
     """
-    answer = ask(life.find(settings.runtime, directory).control, "reload", settings.deadline + 10)
+    answer = ask(
+        life.find(settings.runtime, directory).control, "reload", patience=settings.deadline + 10
+    )
     what = "the newer list is shown" if answer["changed"] else "nothing has changed"
     click.echo(f"{what}: {answer['entries']} entries")
     if "xattrs" in answer:

@@ -9,7 +9,7 @@ import os
 import socket
 from pathlib import Path
 
-from aysfs.errors import MountFailed
+from aysfs.errors import AysfsError, ExitCode, MountFailed
 
 Answer = dict[str, object]
 
@@ -17,26 +17,41 @@ _LONGEST_LINE = 1 << 20
 _PATIENCE = 10.0
 
 
-def ask(control: Path, operation: str, patience: float = _PATIENCE) -> Answer:
-    """Ask a daemon; MountFailed when it does not answer in time or refuses."""
+class DaemonFailed(AysfsError):
+    """What the daemon said, with its own exit code."""
+
+    def __init__(self, message: str, code: int, hint: str | None) -> None:
+        super().__init__(message, hint=hint)
+        self.code = ExitCode(code)
+
+
+class NoAnswer(MountFailed):
+    """A daemon that cannot be reached, or was lost before it answered."""
+
+
+def ask(
+    control: Path, operation: str, argument: str = "", *, patience: float = _PATIENCE
+) -> Answer:
+    """Ask a daemon; NoAnswer when it does not answer in time, DaemonFailed when it refuses."""
     folder = os.open(control.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(patience)
             client.connect(f"/proc/self/fd/{folder}/{control.name}")
-            client.sendall(operation.encode() + b"\n")
+            client.sendall(f"{operation} {argument}".strip().encode() + b"\n")
             with client.makefile("rb") as reader:
                 line = reader.readline(_LONGEST_LINE)
     except OSError as error:
-        raise MountFailed(f"the daemon does not answer ({error})") from error
+        raise NoAnswer(f"the daemon does not answer ({error})") from error
     finally:
         os.close(folder)
     try:
         answer = json.loads(line)
     except ValueError as error:
-        raise MountFailed("the daemon did not finish its answer") from error
+        raise NoAnswer("the daemon did not finish its answer") from error
     if not isinstance(answer, dict):
         raise MountFailed("the daemon answered nonsense")
     if "failed" in answer:
-        raise MountFailed(str(answer["failed"]))
+        code = answer.get("code", ExitCode.MOUNT)
+        raise DaemonFailed(str(answer["failed"]), code, answer.get("hint"))
     return answer

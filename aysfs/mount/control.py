@@ -1,6 +1,7 @@
-"""The control socket: one JSON line asked, one answered.
+"""The control socket: one line asked, one JSON line answered.
 
-The daemon answers ``status``, ``reload`` and ``stop`` on a socket in its private folder.
+A line is the name of an operation and, after a space, its argument, if it takes one. A daemon
+answers ``status``, ``reload`` and ``stop`` on a socket in its private folder.
 """
 
 import json
@@ -17,9 +18,11 @@ from aysfs.mount.client import Answer
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[], Awaitable[Answer]]
+Handler = Callable[[str], Awaitable[Answer]]
+"""Answers an operation, given its argument."""
 
 _PATIENCE = 10.0
+_LONGEST_LINE = 1 << 20
 
 
 async def serve_control(
@@ -51,21 +54,21 @@ async def serve_control(
 async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) -> None:
     request = b""
     try:
-        while not request.endswith(b"\n") and len(request) < 4096:
+        while not request.endswith(b"\n") and len(request) < _LONGEST_LINE:
             chunk = await stream.receive_some()
             if not chunk:
                 return
             request += chunk
-        operation = request.decode(errors="replace").strip()
+        operation, _, argument = request.decode(errors="replace").strip().partition(" ")
         handler = handlers.get(operation)
         answer: Answer
         if handler is None:
             answer = {"failed": f"unknown request {operation!r}"}
         else:
             try:
-                answer = await handler()
+                answer = await handler(argument)
             except AysfsError as error:
-                answer = {"failed": str(error), "code": int(error.code)}
+                answer = {"failed": str(error), "code": int(error.code), "hint": error.hint}
             except Exception as error:  # the edge: a bug must not end the mount
                 log.exception("bug in %s", operation)
                 kind = type(error).__name__

@@ -20,13 +20,14 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
-from aysfs.cache.recovery import flush, recover
+from aysfs.cache.recovery import recover
 from aysfs.errors import MountFailed, StoreTrouble, first_of
 from aysfs.kernel.table import find_kernel_mount
 from aysfs.load import Loaded, load_tree
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
 from aysfs.mount.control import serve_control
+from aysfs.mount.durable import flush_at_last, flush_now_and_then
 from aysfs.mount.fuse import FuseEngine
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import Claim
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 _READ_AHEAD_KIB = 1024  # the largest request the kernel makes, 256 pages
 _MAX_BACKGROUND = 64
 _GRACE = 5.0  # seconds that requests under way get when the daemon is told to stop
-_FLUSH_EVERY = 60.0
-_LAST_FLUSH = 5.0  # seconds: the disk may have minutes of others' bytes to write, and umount waits
 
 
 class Daemon:
@@ -56,7 +55,7 @@ class Daemon:
         self.engine = FuseEngine(loaded.tree, fetcher)
         self._started = time.time()
 
-    async def status(self) -> Answer:
+    async def status(self, _argument: str) -> Answer:
         """What ``aysfs status`` shows."""
         counters, fetches = self.engine.counters, self.fetcher.counters
         cache = self.fetcher.cache
@@ -88,14 +87,14 @@ class Daemon:
             "fetched_bytes": fetches.fetched_bytes,
             "failures": fetches.failures,
             "in_flight": [
-                {"md5": d.hex(), "size": s, "here": h, "waiting": w, "why": y}
+                {"md5": d.hex(), "size": s, "here": h, "waiting": w, "why": str(y)}
                 for d, s, h, w, y in self.fetcher.in_flight()
             ],
             "pid": os.getpid(),
             "uptime": time.time() - self._started,
         }
 
-    async def reload(self) -> Answer:
+    async def reload(self, _argument: str) -> Answer:
         """Read the lists again; when one changed, show the newer tree from now on."""
         options = self.options
         loaded = await _load(self.store, options)
@@ -111,7 +110,7 @@ class Daemon:
             answer["xattrs"] = "mount again to see extended attributes"
         return answer
 
-    async def stop(self) -> Answer:
+    async def stop(self, _argument: str) -> Answer:
         """End the session; the mount goes with it."""
         log.info("told to stop")
         pyfuse3.terminate()
@@ -153,24 +152,13 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
         )
         daemon = Daemon(options, store, fetcher, loaded)
         await _session(daemon, claim, ready)
-        with trio.move_on_after(_LAST_FLUSH) as scope:
-            await _flush(cache)
-        if scope.cancelled_caught:
-            log.info("left the cache %s before it was flushed: the disk is busy", cache.root)
+        await flush_at_last(cache)
 
 
 def _give_memory_back() -> None:
     """Let the kernel have what reading the lists needed: 8 of 90 MiB with 60,000 entries."""
     with suppress(AttributeError):  # the C library is not glibc
         ctypes.CDLL(None).malloc_trim(0)
-
-
-async def _flush(cache: Cache) -> None:
-    """Flush, and only say so when it fails: it costs a check after a crash, not the mount."""
-    try:
-        await trio.to_thread.run_sync(flush, cache, abandon_on_cancel=True)
-    except OSError as error:
-        log.warning("the cache %s cannot be flushed: %s", cache.root, error.strerror)
 
 
 async def _load(store: Store, options: MountOptions) -> Loaded:
@@ -210,7 +198,10 @@ async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> N
             handlers = {"status": daemon.status, "reload": daemon.reload, "stop": daemon.stop}
             await nursery.start(serve_control, claim.folder / "control", handlers)
             nursery.start_soon(_stop_on_signal, nursery)
-            nursery.start_soon(_flush_now_and_then, daemon.fetcher)
+            fetched = daemon.fetcher.counters
+            nursery.start_soon(
+                flush_now_and_then, daemon.fetcher.cache, lambda: fetched.fetched_bytes
+            )
             nursery.start_soon(_announce, options, claim, ready)
             await pyfuse3.main()
             nursery.cancel_scope.cancel()
@@ -274,16 +265,6 @@ async def _stop_on_signal(nursery: trio.Nursery) -> None:
             pyfuse3.terminate()
             await trio.sleep(_GRACE)
             nursery.cancel_scope.cancel()
-
-
-async def _flush_now_and_then(fetcher: Fetcher) -> None:
-    """Bound what a crash of the host can make doubtful."""
-    flushed = 0
-    while True:
-        await trio.sleep(_FLUSH_EVERY)
-        if fetcher.counters.fetched_bytes != flushed:
-            flushed = fetcher.counters.fetched_bytes
-            await _flush(fetcher.cache)
 
 
 def run(options: MountOptions, ready: Callable[[], None]) -> None:

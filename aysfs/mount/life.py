@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from aysfs.errors import AysfsError, ExitCode, MountBusy, MountFailed
+from aysfs.errors import MountBusy, MountFailed
 from aysfs.kernel.table import find_kernel_mount, kernel_mounts
+from aysfs.mount.client import DaemonFailed
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import (
     PATIENCE,
@@ -26,14 +27,6 @@ from aysfs.mount.runtime import (
 )
 
 _LOG_TAIL = 5
-
-
-class DaemonFailed(AysfsError):
-    """What the daemon said, with its own exit code."""
-
-    def __init__(self, message: str, code: int, hint: str | None) -> None:
-        super().__init__(message, hint=hint)
-        self.code = ExitCode(code)
 
 
 def check_point(point: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from aysfs.limits import DEADLINE, Limits
 from aysfs.names import ListRef, parse_name
@@ -45,7 +46,10 @@ class MountOptions:
 
 def from_json(text: str) -> MountOptions:
     """What ``to_json`` wrote."""
-    values = json.loads(text)
-    for name in ("services", "store", "fuse_options"):
-        values[name] = tuple(values[name])
-    return MountOptions(**values)
+    return from_values(json.loads(text))
+
+
+def from_values(values: dict[str, Any]) -> MountOptions:
+    """Options from plain values, lists for tuples."""
+    tuples = {name: tuple(values[name]) for name in ("services", "store", "fuse_options")}
+    return MountOptions(**(values | tuples))

@@ -280,7 +280,7 @@ FLUSHING = """
 import sys
 from aysfs.mount import daemon
 from aysfs.mount.options import from_json
-daemon._FLUSH_EVERY = 0.01
+durable._EVERY = 0.01
 daemon.run(from_json(sys.stdin.readline()), lambda: print("ready", flush=True))
 """
 
@@ -308,7 +308,7 @@ import sys, threading
 from aysfs.mount import daemon
 from aysfs.mount.options import from_json
 daemon.flush = lambda _cache: threading.Event().wait()
-daemon._LAST_FLUSH = 0.1
+durable._LAST = 0.1
 daemon.run(from_json(sys.stdin.readline()), lambda: print("ready", flush=True))
 """
 
