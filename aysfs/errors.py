@@ -27,6 +27,7 @@ class ExitCode(enum.IntEnum):
     BUILD = 13  # a step of a build failed, and nothing was published
     VERIFY = 14  # a build is not what its list says, or its own check failed
     SERVER = 15  # Docker or a build server cannot be reached or does not do as told
+    IMAGE = 16  # a tree image is damaged, or cannot hold what a list names
     INTERRUPTED = 130  # Ctrl-C
 
 
@@ -177,6 +178,18 @@ class NoSpace(AysfsError):
     """No room: the cache is at its bound and nothing can be evicted, or the disk is full."""
 
     code = ExitCode.NO_SPACE
+
+
+class ImageDamaged(AysfsError):
+    """A tree image or its index that breaks its format or is not what was written."""
+
+    code = ExitCode.IMAGE
+
+
+class ImageRefused(AysfsError):
+    """A tree that no image can hold. The fuse engine shows it all the same."""
+
+    code = ExitCode.IMAGE
 
 
 class MountFailed(AysfsError):

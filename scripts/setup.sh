@@ -54,7 +54,7 @@ install_packages() {
         apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends $missing >&2
 }
 
-packages="attr ca-certificates fuse3 gcc libc6-dev libcap2-bin libfuse3-dev mount openssh-client pkg-config util-linux"
+packages="attr ca-certificates erofs-utils fuse3 gcc libc6-dev libcap2-bin libfuse3-dev mount openssh-client pkg-config util-linux"
 # What builds and their tests run: Docker, a registry, a build server on this host.
 packages="$packages debootstrap docker-registry docker.io git iptables openssh-server procps"
 # The servers that stores are read from in tests and benchmarks, and the peer that is measured.

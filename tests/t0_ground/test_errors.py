@@ -40,6 +40,7 @@ EXIT_CODES = {
     "BUILD": 13,
     "VERIFY": 14,
     "SERVER": 15,
+    "IMAGE": 16,
     "INTERRUPTED": 130,
 }
 
@@ -66,6 +67,8 @@ CODE_OF = {
     "Corrupt": ExitCode.CORRUPT,
     "CacheUnusable": ExitCode.CACHE,
     "NoSpace": ExitCode.NO_SPACE,
+    "ImageDamaged": ExitCode.IMAGE,
+    "ImageRefused": ExitCode.IMAGE,
     "MountFailed": ExitCode.MOUNT,
     "MountBusy": ExitCode.BUSY,
 }
