@@ -278,7 +278,7 @@ def test_a_cache_that_is_removed_does_not_end_the_mount_in_an_error(
 
 FLUSHING = """
 import sys
-from aysfs.mount import daemon
+from aysfs.mount import daemon, durable
 from aysfs.mount.options import from_json
 durable._EVERY = 0.01
 daemon.run(from_json(sys.stdin.readline()), lambda: print("ready", flush=True))
@@ -305,9 +305,9 @@ def test_a_flush_now_and_then_that_fails_is_logged_and_the_mount_lives_on(
 
 BUSY_DISK = """
 import sys, threading
-from aysfs.mount import daemon
+from aysfs.mount import daemon, durable
 from aysfs.mount.options import from_json
-daemon.flush = lambda _cache: threading.Event().wait()
+durable.flush = lambda _cache: threading.Event().wait()
 durable._LAST = 0.1
 daemon.run(from_json(sys.stdin.readline()), lambda: print("ready", flush=True))
 """
