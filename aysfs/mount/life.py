@@ -3,7 +3,6 @@
 Serves the commands. Never touches a mounted file system itself, except to unmount it.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from typing import NoReturn
 
 from aysfs.errors import MountBusy, MountFailed
 from aysfs.kernel.table import find_kernel_mount, kernel_mounts
-from aysfs.mount.client import DaemonFailed
 from aysfs.mount.options import MountOptions
 from aysfs.mount.runtime import (
     PATIENCE,
@@ -25,8 +23,7 @@ from aysfs.mount.runtime import (
     records,
     sweep,
 )
-
-_LOG_TAIL = 5
+from aysfs.mount.spawn import command_of, end_daemon, start_daemon
 
 
 def check_point(point: Path) -> str:
@@ -61,57 +58,14 @@ def _answers(point: str) -> bool:
 
 def start(options: MountOptions) -> int:
     """Start a daemon and wait until its tree is usable; its pid. Raises its own error."""
-    log = Path(options.log)
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    receiver, sender = os.pipe()
-    with open(log, "ab") as log_file, os.fdopen(receiver, "rb") as answers:
-        # -P: a module in the working directory must not become part of a daemon.
-        command = [sys.executable, "-P", "-m", "aysfs.mount", str(sender)]
-        try:
-            daemon = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log_file,
-                stderr=log_file,
-                pass_fds=[sender],
-                start_new_session=True,
-                cwd="/",
-            )
-        finally:
-            os.close(sender)
-        assert daemon.stdin is not None
-        try:
-            daemon.stdin.write(options.to_json().encode())
-            daemon.stdin.close()
-            line = answers.readline()
-        except KeyboardInterrupt:
-            _abandon(daemon, options)
-            raise
-    if not line:
-        daemon.wait(PATIENCE)
-        raise MountFailed(
-            f"the daemon ended with {daemon.returncode} before the mount was there:"
-            f" {_last_lines(log)}",
-            hint=f"the log is {log}",
-        )
-    answer = json.loads(line)
-    if "failed" in answer:
-        daemon.wait(PATIENCE)
-        raise DaemonFailed(answer["failed"], answer["code"], answer["hint"])
-    daemon.returncode = 0  # it outlives this command; Popen must not warn about that
-    return daemon.pid
 
+    def abandon(daemon: "subprocess.Popen[bytes]") -> None:
+        """End it, and clear away what it leaves when it has to be killed."""
+        end_daemon(daemon)
+        _clear_dead(options.point)
+        sweep(folder_of(Path(options.runtime), options.point), options.point)
 
-def _abandon(daemon: subprocess.Popen[bytes], options: MountOptions) -> None:
-    """End a daemon that nobody waits for any more, and what it leaves when it has to be killed."""
-    daemon.terminate()
-    try:
-        daemon.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait()
-    _clear_dead(options.point)
-    sweep(folder_of(Path(options.runtime), options.point), options.point)
+    return start_daemon("aysfs.mount", options.to_json(), Path(options.log), abandon)
 
 
 def become(options: MountOptions) -> NoReturn:
@@ -120,8 +74,7 @@ def become(options: MountOptions) -> NoReturn:
     os.write(sender, options.to_json().encode())
     os.close(sender)
     os.dup2(receiver, 0)
-    command = [sys.executable, "-P", "-m", "aysfs.mount", "-1"]
-    os.execv(sys.executable, command)
+    os.execv(sys.executable, command_of("aysfs.mount", -1))
 
 
 def find(runtime: Path, point: Path) -> Record:
@@ -188,8 +141,3 @@ def strays(runtime: Path) -> list[str]:
     known = {record.point for record in records(runtime)}
     found = {mount.point for mount in kernel_mounts() if is_ours(mount)}
     return sorted(found - known)
-
-
-def _last_lines(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()
-    return " | ".join(lines[-_LOG_TAIL:])

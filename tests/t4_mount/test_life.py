@@ -13,7 +13,7 @@ from aysfs.errors import ExitCode, MountBusy, MountFailed
 from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount import life
 from aysfs.mount.client import ask
-from aysfs.mount.life import DaemonFailed
+from aysfs.mount.client import DaemonFailed
 from aysfs.mount.runtime import (
     Claim,
     folder_of,

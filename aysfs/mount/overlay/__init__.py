@@ -1,1 +1,1 @@
-"""The overlay engine: the kernel serves names, attributes and bytes, we bring in what is missing."""
+"""The overlay engine: the kernel serves names, attributes and bytes, we bring what is missing."""

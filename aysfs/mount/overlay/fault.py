@@ -3,8 +3,8 @@
 Serves the kernel through pyfuse3, under every overlay of a host. Each overlay has a slot with two
 data layers, between which lies the folder ``incoming`` of the cache (DESIGN: engines):
 
-    <number>/get/<h0>/<h1>/<md5>    fetches the blob, links it in ``incoming``, and is never there
-    <number>/eio/<h0>/<h1>/<md5>    why it could not be had; overlayfs reports its last layer's error
+    <number>/get/<h0>/<h1>/<md5>   fetches the blob, links it in ``incoming``, and is never there
+    <number>/eio/<h0>/<h1>/<md5>   why it could not be had: overlayfs reports its last layer's error
 
 A blob that ``get`` brought and that was evicted before the kernel came to ``incoming`` is a file
 in ``eio``, served by us: losing that race must not be an error.

@@ -23,7 +23,7 @@ class Holder(NamedTuple):
 
 
 def holders(devices: Collection[str]) -> list[Holder]:
-    """The processes that use file systems of these devices (``major:minor``), at most one line each.
+    """The processes that use file systems of these devices (``major:minor``), once each.
 
     Of processes that share a mount namespace with such a mount in it, the first is told. Looks
     at every process of this host: some milliseconds. What may not be looked at is left out.

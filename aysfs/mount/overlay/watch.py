@@ -1,8 +1,8 @@
 """Learning that the mount table changed, without looking at it all the time.
 
-The kernel marks the mount table's file as urgent (EPOLLPRI) when a mount comes or goes. It is always
-readable as well, so trio, which waits for readable descriptors, gets an epoll set that holds the file
-for its urgency alone.
+The kernel marks the mount table's file as urgent (EPOLLPRI) when a mount comes or goes. It is
+always readable as well, so trio, which waits for readable descriptors, gets an epoll set that holds
+the file for its urgency alone.
 """
 
 import os
