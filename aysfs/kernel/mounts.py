@@ -142,3 +142,8 @@ def _call(what: str, number: int, *arguments: int | bytes | None) -> int:
 def is_unknown(error: Refused) -> bool:
     """Whether the kernel has no such call or no such file system at all."""
     return error.errno in (errno.ENOSYS, errno.ENODEV)
+
+
+def probe(kind: str) -> None:
+    """Refused when this kernel has no such file system, or we may not mount it."""
+    os.close(_call(kind, _FSOPEN, kind.encode(), _CLOEXEC))

@@ -158,6 +158,23 @@ class Claim:
         _remove(self.folder, self._lock)
 
 
+class HostClaim:
+    """The hold of a daemon that serves every mount of its cache on its own folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """MountFailed when another daemon has it."""
+        self.folder = folder
+        _private_directory(folder.parent)
+        lock = None
+        while lock is None:
+            lock = _take_lock(folder, "this cache")
+        self._lock = lock
+
+    def drop(self) -> None:
+        """Remove the folder and let go of it."""
+        _remove(self.folder, self._lock)
+
+
 def sweep(folder: Path, point: str) -> None:
     """Remove what a dead daemon left; the folder of a living one stays."""
     if folder.exists():

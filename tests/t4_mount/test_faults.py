@@ -18,7 +18,7 @@ import pytest
 
 from aysfs.errors import ExitCode, MountFailed
 from aysfs.kernel.table import find_kernel_mount
-from aysfs.mount.life import DaemonFailed
+from aysfs.mount.client import DaemonFailed
 from tests.t4_mount.conftest import PYTHON, Site, ended, run
 
 

@@ -17,7 +17,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -106,13 +106,12 @@ class _File:
 
 
 class FaultLayer(pyfuse3.Operations):
-    """The slots of a host. ``empty`` is called when the last one is gone."""
+    """The slots of a host."""
 
-    def __init__(self, incoming: Incoming, empty: Callable[[], None]) -> None:
+    def __init__(self, incoming: Incoming) -> None:
         super().__init__()
         self.slots: dict[int, Slot] = {}
         self._incoming = incoming
-        self._empty = empty
         self._files: dict[int, _File] = {}
         self._serial = 0
         self._last = 0
@@ -139,8 +138,6 @@ class FaultLayer(pyfuse3.Operations):
         if slot.retired and slot.lookups <= 0 and not slot.released.is_set():
             del self.slots[slot.number]
             slot.released.set()
-            if not self.slots:
-                self._empty()
 
     def _slot(self, inode: int) -> Slot:
         slot = self.slots.get(inode >> _SLOT)

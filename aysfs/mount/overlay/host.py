@@ -14,13 +14,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
-from aysfs.cache.incoming import Incoming
 from aysfs.errors import BadConfig, MountBusy, MountFailed, first_of
 from aysfs.kernel import mounts
 from aysfs.kernel.table import kernel_mounts
@@ -47,16 +45,6 @@ _CLEARED = {"suid": mounts.NOSUID, "dev": mounts.NODEV, "exec": mounts.NOEXEC}
 _SET = {"nosuid": mounts.NOSUID, "nodev": mounts.NODEV, "noexec": mounts.NOEXEC}
 
 _Key = tuple[tuple[str, ...], str, float]
-
-
-class Where(NamedTuple):
-    """The places of a daemon: its own folder, and the fault layer's mount point in it."""
-
-    folder: Path
-
-    @property
-    def fault(self) -> Path:
-        return self.folder / "fault"
 
 
 @dataclass(eq=False)
@@ -90,28 +78,29 @@ class _Mount:
     gone: trio.Event = field(default_factory=trio.Event)
 
 
-class Leaving(MountFailed):
-    """A daemon that has served its last mount: another one must be started."""
-
-
 class Host:
     """Mounts, and the trees behind them. Everything here runs in ``nursery``."""
 
     def __init__(
-        self, where: Where, cache: Cache, nursery: trio.Nursery, empty: Callable[[], None]
+        self,
+        folder: Path,
+        cache: Cache,
+        layer: FaultLayer,
+        nursery: trio.Nursery,
+        empty: Callable[[], None],
     ) -> None:
-        """``empty`` is called when the last tree is gone."""
-        self._where = where
+        """``folder`` is the daemon's own; ``empty`` is called when the last tree is gone."""
+        self._folder = folder
         self._cache = cache
+        self._layer = layer
         self._nursery = nursery
         self._empty = empty
         self._begun = 0  # requests that may still become a tree
         self._mounts: dict[str, _Mount] = {}
         self._old: list[_Tree] = []  # not mounted any more, and maybe held
         self._sources: dict[_Key, _Source] = {}
-        self.incoming = Incoming(cache)
-        self.layer = FaultLayer(self.incoming, self._end_if_empty)
         self.ending = False
+        """Nothing more is mounted: another daemon must be started."""
 
     @property
     def fetched_bytes(self) -> int:
@@ -125,7 +114,7 @@ class Host:
         an AysfsError when there is no mount, and then leaves nothing behind.
         """
         if self.ending:
-            raise Leaving("this daemon is about to leave", hint="try again")
+            raise MountFailed("this daemon is about to leave", hint="try again")
         self._cache.usage.limits = request.options.limits
         self._begun += 1
         try:
@@ -134,7 +123,7 @@ class Host:
             raise first_of(group) from None
         finally:
             self._begun -= 1
-            self._end_if_empty()
+            self.end_if_empty()
 
     async def _serve(
         self,
@@ -194,23 +183,23 @@ class Host:
         except BaseException:
             self._leave_source(source)
             raise
-        slot = self.layer.add(", ".join(options.services), indexes, source.fetcher)
+        slot = self._layer.add(", ".join(options.services), indexes, source.fetcher)
         tree = _Tree(request, slot, source)
         self._nursery.start_soon(self._bury, tree, indexes)
         try:
             tree.device = await trio.to_thread.run_sync(self._put, tree, again)
         except BaseException:
-            self.layer.retire(slot)
+            self._layer.retire(slot)
             raise
         return tree
 
     def _put(self, tree: _Tree, again: bool) -> str:
         """Mount a tree; its device. Waits for the kernel, and for answers of the fault layer."""
         options = tree.request.options
-        get, eio = (str(self._where.fault / layer) for layer in tree.slot.layers)
-        data = [f"{self._cache.root}/objects", get, self.incoming.top, eio]
+        get, eio = (str(fault_point(self._folder) / layer) for layer in tree.slot.layers)
+        data = [f"{self._cache.root}/objects", get, f"{self._cache.root}/incoming", eio]
         lowers = [stack.Lower(Path(one.image), os.fsencode(one.base)) for one in tree.request.lists]
-        private = self._where.folder / f"tree-{tree.slot.number}"
+        private = self._folder / f"tree-{tree.slot.number}"
         attributes = mount_attributes(options.fuse_options)
         private.mkdir(mode=0o700, exist_ok=True)
         try:
@@ -230,8 +219,8 @@ class Host:
     async def _retire(self, tree: _Tree) -> None:
         """A tree is not mounted any more: let go of it when nobody holds it."""
         self._old.append(tree)
-        self.layer.retire(tree.slot)
-        await trio.to_thread.run_sync(self.layer.forget_kept, tree.slot, abandon_on_cancel=True)
+        self._layer.retire(tree.slot)
+        await trio.to_thread.run_sync(self._layer.forget_kept, tree.slot, abandon_on_cancel=True)
 
     async def _bury(self, tree: _Tree, indexes: Indexes) -> None:
         """Wait until nobody holds a tree, then let go of what served it."""
@@ -242,6 +231,7 @@ class Host:
                 self._old.remove(tree)
             indexes.close()
             self._leave_source(tree.source)
+        self.end_if_empty()
 
     async def ask_again(self) -> None:
         """Find out when the last who held an old tree lets go of it. Runs until cancelled."""
@@ -249,11 +239,11 @@ class Host:
             await trio.sleep(_ASK_AGAIN)
             for tree in list(self._old):
                 await trio.to_thread.run_sync(
-                    self.layer.forget_kept, tree.slot, abandon_on_cancel=True
+                    self._layer.forget_kept, tree.slot, abandon_on_cancel=True
                 )
 
     def _end_if_empty(self) -> None:
-        if not self._begun and not self.layer.slots and not self.ending:
+        if not self._begun and not self._layer.slots and not self.ending:
             self.ending = True
             self._empty()
 
@@ -358,15 +348,9 @@ class Host:
             "failures": counters.failures,
             "refused": counters.refused,
             "in_flight": [
-                {
-                    "md5": digest.hex(),
-                    "size": size,
-                    "here": here,
-                    "waiting": waiting,
-                    "why": str(why),
-                }
-                for digest, size, here, waiting, why in tree.source.fetcher.in_flight()
-                if isinstance(why, Why) and why.slot is tree.slot
+                {"md5": d.hex(), "size": s, "here": h, "waiting": w, "why": str(y)}
+                for d, s, h, w, y in tree.source.fetcher.in_flight()
+                if isinstance(y, Why) and y.slot is tree.slot
             ],
             "held": await self._held(options.point),
             "pid": os.getpid(),
@@ -385,6 +369,11 @@ class Host:
         """Trees that are held and whose mount point is not ours any more."""
         points = {one.request.options.point for one in self._old} - set(self._mounts)
         return [{"point": point, "held": await self._held(point)} for point in sorted(points)]
+
+
+def fault_point(folder: Path) -> Path:
+    """Where in its own folder a daemon mounts the fault layer."""
+    return folder / "fault"
 
 
 def mount_attributes(options: Sequence[str]) -> int:

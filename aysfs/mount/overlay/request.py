@@ -24,6 +24,7 @@ class Request:
 
     options: MountOptions
     why: str  # why this engine
+    mount_namespace: str  # in which it was asked for, as /proc/self/ns/mnt names it
     lists: tuple[Compiled, ...]
     entries: int
     size: int

@@ -1,0 +1,107 @@
+"""The life of overlay mounts, from outside: ask the daemon, start it, and again when it died.
+
+Serves the commands.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aysfs.errors import MountFailed
+from aysfs.mount.client import Answer, NoAnswer, ask
+from aysfs.mount.overlay.options import HostOptions, mount_namespace
+from aysfs.mount.overlay.request import Request, request_from
+from aysfs.mount.runtime import PATIENCE, Record, is_served, records
+from aysfs.mount.spawn import end_daemon, start_daemon
+
+_MODULE = "aysfs.mount.overlay"
+_ATTEMPTS = 5
+
+
+def host_of(request: Request) -> HostOptions:
+    """The daemon that a mount is served by."""
+    options = request.options
+    return HostOptions(
+        cache=options.cache,
+        runtime=options.runtime,
+        log=options.log,
+        cache_size=options.cache_size,
+        keep_free=options.keep_free,
+        log_level=options.log_level,
+    )
+
+
+def mount(request: Request) -> None:
+    """Mount a tree whose lists are ready; returns when it is usable. Raises the daemon's error."""
+    host = host_of(request)
+    patience = request.options.deadline + PATIENCE
+    for _ in range(_ATTEMPTS):
+        _ensure(host)
+        try:
+            answer = ask(host.folder / "control", "mount", request.to_json(), patience=patience)
+        except NoAnswer:
+            if is_served(host.folder):
+                raise
+            continue  # it was about to leave, or was killed
+        if "leaving" not in answer:
+            return
+        _wait_until_it_left(host)
+    raise MountFailed("no daemon stays alive long enough to mount", hint=f"see {host.log}")
+
+
+def reload(record: Record, request: Request) -> Answer:
+    """Show a newer tree at a mount point."""
+    patience = request.options.deadline + PATIENCE
+    return ask(record.control, "reload", request.to_json(), patience=patience)
+
+
+def repair(runtime: Path) -> None:
+    """Start the daemons that died and whose mounts are still in this mount namespace."""
+    here = mount_namespace()
+    for record in records(runtime):
+        if record.request is not None and not record.alive:
+            request = request_from(record.request)
+            if request.mount_namespace == here:
+                _ensure(host_of(request))
+
+
+def abandoned(runtime: Path) -> list[Answer]:
+    """Trees that are not mounted any more and that somebody holds, of every daemon."""
+    found: list[Answer] = []
+    for folder in runtime.glob("host-*"):
+        if is_served(folder):
+            trees = ask(folder / "control", "abandoned")["abandoned"]
+            assert isinstance(trees, list)
+            found.extend(trees)
+    return found
+
+
+def _ensure(host: HostOptions) -> None:
+    """Have a daemon that answers; several commands at once start one."""
+    with _one_at_a_time(Path(host.runtime)):
+        if not is_served(host.folder):
+            try:
+                start_daemon(_MODULE, host.to_json(), Path(host.log), end_daemon)
+            except MountFailed:
+                if not is_served(host.folder):  # else its supervisor was quicker
+                    raise
+
+
+def _wait_until_it_left(host: HostOptions) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while is_served(host.folder) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@contextmanager
+def _one_at_a_time(runtime: Path) -> Iterator[None]:
+    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(runtime, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
