@@ -32,6 +32,20 @@ DIRENT = Struct("<QHBx")  # nid, offset of the name in its block, type
 XATTR_HEADER = Struct("<IB7x")  # name filter, how many shared ones follow
 XATTR_ENTRY = Struct("<BBH")  # length of the name, index of its prefix, length of the value
 
+# Ours, between the superblock and the root: what else only a walk over all entries would tell.
+# Entries (each name of a hard link is one), bytes of all files, flags.
+SUMMARY = Struct("<QQI")
+HAS_XATTRS = 0x1
+
+SHARED_AT = SUPER_AT + SUPER_SIZE  # the shared attributes: there is one
+METACOPY = XATTR_ENTRY.pack(16, 4, 0) + b"overlay.metacopy"
+METACOPY_ID = SHARED_AT // 4  # shared attributes are numbered by where they begin
+REDIRECT_ENTRY = Struct("<BBH16s37s3x")
+REDIRECT = b"overlay.redirect"
+REDIRECT_SIZE = 37  # of its value, "/h/h/" and 32 digits
+SUMMARY_AT = SHARED_AT + len(METACOPY)
+ROOT_NID = -(-(SUMMARY_AT + SUMMARY.size) // SLOT)
+
 COMPACT_LIMIT = 1 << 16  # of owners and link counts
 PLAIN, INLINE, CHUNKED = 0, 2, 4  # data layouts
 CHUNK_BITS_MASK = 0x1F

@@ -32,14 +32,6 @@ WRITER_VERSION = 1
 
 VOLUME = b"aysfs-%d" % WRITER_VERSION
 
-_REDIRECT = b"overlay.redirect"
-_METACOPY = erofs.XATTR_ENTRY.pack(len(b"overlay.metacopy"), 4, 0) + b"overlay.metacopy"
-_SHARED_AT = erofs.SUPER_AT + erofs.SUPER_SIZE
-_METACOPY_ID = _SHARED_AT // 4  # shared attributes are numbered by where they begin
-_ROOT_NID = -(-(_SHARED_AT + len(_METACOPY)) // SLOT)
-_REDIRECT_ENTRY = Struct("<BBH16s37s3x")
-_TARGET_SIZE = 37  # of "/h/h/" and 32 digits
-
 # What a file with content has after its inode: attributes (one shared, one of its own), one chunk.
 _FILE_TAIL = Struct("<IB7xIBBH16s37s3xI")
 _COMPACT_FILE = Struct(erofs.COMPACT.format + _FILE_TAIL.format[1:] + "16x")
@@ -49,7 +41,7 @@ _FILE_UNITS = erofs.xattr_units(_FILE_TAIL.size - 4)
 _MAX_NID = (1 << 32) - 1  # the index has 32 bits for it
 _FLUSH = 1 << 20
 _SECOND = 10**9
-_NO_TIME = (1 << 64) - 1  # masks a negative time to its 64 bits
+_MAX_U64 = (1 << 64) - 1
 
 
 def write_image(tree: Tree, image: BinaryIO, index: BinaryIO) -> None:
@@ -136,7 +128,7 @@ class _Writer:
     def _plan(self) -> int:
         """Give every inode its number; the blocks that inodes take, block 0 included."""
         columns, own, links, epoch = self.columns, self.own, self.columns.hardlinks, self.epoch
-        nids, compacts, slot = self.nids, self.compact, _ROOT_NID
+        nids, compacts, slot = self.nids, self.compact, erofs.ROOT_NID
         limit, largest = erofs.COMPACT_LIMIT, erofs.MAX_CHUNK
         rows = zip(
             *(columns.sizes, columns.uids, columns.gids, columns.mtimes, columns.nlinks),
@@ -217,7 +209,10 @@ class _Writer:
 
     def write(self, image: BinaryIO, index: BinaryIO) -> None:
         output = _Output(image)
-        output.put(_SHARED_AT, _METACOPY)
+        output.put(erofs.SHARED_AT, erofs.METACOPY)
+        flags = erofs.HAS_XATTRS if self.own else 0
+        size = min(self.tree.total_size, _MAX_U64)
+        output.put(erofs.SUMMARY_AT, erofs.SUMMARY.pack(len(self.tree), size, flags))
         self._special(output, ROOT, ROOT, 0)
         columns, links, own = self.columns, self.columns.hardlinks, self.own
         sizes = columns.sizes
@@ -254,7 +249,16 @@ class _Writer:
         size, nid, above = columns.sizes[node], self.nids[node], self.nids[directory]
         digest = columns.digests[node * SIZE : node * SIZE + SIZE]
         u = erofs.chunk_bits(size)
-        tail = (0, 1, _METACOPY_ID, 16, 4, _TARGET_SIZE, _REDIRECT, _redirect(digest))
+        tail = (
+            0,
+            1,
+            erofs.METACOPY_ID,
+            16,
+            4,
+            erofs.REDIRECT_SIZE,
+            erofs.REDIRECT,
+            _redirect(digest),
+        )
         owner = (columns.uids[node], columns.gids[node])
         if self.compact[node]:
             record = _COMPACT_FILE.pack(
@@ -274,7 +278,7 @@ class _Writer:
                     above,
                     *owner,
                 ),
-                *(seconds & _NO_TIME, nanoseconds, columns.nlinks[node], *tail, erofs.NULL_BLOCK),
+                *(seconds & _MAX_U64, nanoseconds, columns.nlinks[node], *tail, erofs.NULL_BLOCK),
             )
         output.put(nid * SLOT, record)
         self.index.buckets[digest[0]] += RECORD.pack(digest, size, above, ordinal)
@@ -302,8 +306,10 @@ class _Writer:
                 data = b"\xff" * (4 * erofs.chunks(size))
                 xattrs = (
                     erofs.XATTR_HEADER.pack(0, 1)
-                    + _METACOPY_ID.to_bytes(4, "little")
-                    + _REDIRECT_ENTRY.pack(16, 4, _TARGET_SIZE, _REDIRECT, _redirect(digest))
+                    + erofs.METACOPY_ID.to_bytes(4, "little")
+                    + erofs.REDIRECT_ENTRY.pack(
+                        16, 4, erofs.REDIRECT_SIZE, erofs.REDIRECT, _redirect(digest)
+                    )
                     + own
                 )
                 above = self.nids[directory]
@@ -328,7 +334,7 @@ class _Writer:
                 layout << 1, units, mode, nlink, size, 0, u, above, uid, gid, 0
             )
         seconds, nanoseconds = divmod(columns.mtimes[node], _SECOND)
-        time = (seconds & _NO_TIME, nanoseconds)
+        time = (seconds & _MAX_U64, nanoseconds)
         return erofs.EXTENDED.pack(
             layout << 1 | 1, units, mode, 0, size, u, above, uid, gid, *time, nlink
         )
@@ -361,12 +367,12 @@ class _Writer:
         seconds, nanoseconds = divmod(self.epoch, _SECOND)
         inodes = len(self.tree) - len(self.columns.hardlinks)
         fields = (
-            *(erofs.COMPAT_CHECKSUM | erofs.COMPAT_MTIME, erofs.BLOCK_BITS, 0, _ROOT_NID),
-            *(inodes, seconds & _NO_TIME, nanoseconds, end // BLOCK, 0, 0),
+            *(erofs.COMPAT_CHECKSUM | erofs.COMPAT_MTIME, erofs.BLOCK_BITS, 0, erofs.ROOT_NID),
+            *(inodes, seconds & _MAX_U64, nanoseconds, end // BLOCK, 0, 0),
             *(uuid, VOLUME, erofs.INCOMPAT_CHUNKED),
         )
-        image.seek(_SHARED_AT)
-        rest = image.read(BLOCK - _SHARED_AT)
+        image.seek(erofs.SHARED_AT)
+        rest = image.read(BLOCK - erofs.SHARED_AT)
         checksum = erofs.superblock_checksum(erofs.SUPER.pack(erofs.MAGIC, 0, *fields) + rest)
         image.seek(erofs.SUPER_AT)
         image.write(erofs.SUPER.pack(erofs.MAGIC, checksum, *fields))
