@@ -5,10 +5,10 @@ Serves mounts, ``ls``, ``cat``, ``fetch`` and ``unpack``, which all speak of ser
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import trio
 
@@ -17,6 +17,8 @@ from aysfs.flist import FlistReader
 from aysfs.names import ListRef, ServiceName
 from aysfs.store.protocol import OpenList, Store
 from aysfs.tree import Clash, Tree, TreeBuilder, choose_base
+
+T = TypeVar("T")
 
 
 class ListInfo(NamedTuple):
@@ -53,6 +55,13 @@ async def load_tree(
 
     Raises ListMissing, StoreTrouble or BadList, and BadConfig when a ``base`` shows nothing.
     """
+    return await opened_lists(store, refs, lambda opened: _build_from(opened, base, mount_point))
+
+
+async def opened_lists(
+    store: Store, refs: Sequence[ListRef], use: Callable[[list[OpenList]], T]
+) -> T:
+    """What ``use`` makes of the lists, in a thread. Raises ListMissing, StoreTrouble or BadList."""
     with ExitStack() as files:
         found: list[OpenList | Path] = []
         for ref in refs:
@@ -65,17 +74,12 @@ async def load_tree(
         # A list that stops answering holds this thread and nobody else. The thread takes the
         # files over: closing one under a read would wait for that read. When we are cancelled
         # before there is a thread, they are still ours.
-        return await trio.to_thread.run_sync(
-            _build, found, files, base, mount_point, abandon_on_cancel=True
-        )
+        return await trio.to_thread.run_sync(_use, found, files, use, abandon_on_cancel=True)
 
 
-def _build(
-    found: list[OpenList | Path], files: ExitStack, base: bytes | None, mount_point: bytes | None
-) -> Loaded:
+def _use(found: list[OpenList | Path], files: ExitStack, use: Callable[[list[OpenList]], T]) -> T:
     with files.pop_all() as owned:
-        opened = [_open(one, owned) if isinstance(one, Path) else one for one in found]
-        return _build_from(opened, base, mount_point)
+        return use([_open(one, owned) if isinstance(one, Path) else one for one in found])
 
 
 def _open(path: Path, files: ExitStack) -> OpenList:
@@ -101,7 +105,7 @@ def _build_from(opened: list[OpenList], base: bytes | None, mount_point: bytes |
     lists = []
     for one, list_base in zip(opened, bases, strict=True):
         with _reading(one):
-            lists.append(ListInfo(one.source, _sha256(one.file), one.mtime_ns))
+            lists.append(ListInfo(one.source, sha256_of(one.file), one.mtime_ns))
             reader = FlistReader(one.file, source=one.source, mtime_ns=one.mtime_ns)
             builder.add(reader, list_base, one.mtime_ns)
     tree = builder.build()
@@ -124,7 +128,8 @@ def _reading(one: OpenList) -> Iterator[None]:
         raise StoreTrouble(f"{one.source}: cannot be read: {error.strerror}") from error
 
 
-def _sha256(file: BinaryIO) -> str:
+def sha256_of(file: BinaryIO) -> str:
+    """What a list is known by: of its bytes, in hexadecimal digits."""
     hasher = hashlib.sha256()
     while chunk := file.read(1 << 20):
         hasher.update(chunk)

@@ -2,17 +2,20 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.render import show_json
-from aysfs.errors import AysfsError, BadConfig, MountFailed
+from aysfs.errors import AysfsError, BadConfig, ExitCode, MountFailed
 from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount import life
 from aysfs.mount.client import Answer, ask
 from aysfs.mount.options import MountOptions
+from aysfs.mount.overlay import choice
+from aysfs.mount.overlay import life as overlay
 from aysfs.mount.runtime import (
     Record,
     folder_of,
@@ -30,13 +33,16 @@ _IGNORED = {
     *("iversion", "noiversion", "mand", "nomand"),
 }
 _IGNORED_PREFIXES = ("x-", "X-", "comment=", "user=", "uhelper=", "helper=")
+_OF_THE_ENGINE = {ExitCode.MOUNT, ExitCode.IMAGE, ExitCode.CONFIG}
 _REFUSED = {"rw", "remount", "bind"}
 
 
 @click.command("mount")
 @click.argument("services", nargs=-1, required=True, metavar="SERVICE... DIR")
 @click.option("--base", help="The path of the list that the mount point shows.")
-@click.option("--engine", type=click.Choice(["auto", "fuse"]), default="auto", show_default=True)
+@click.option(
+    "--engine", type=click.Choice(["auto", "overlay", "fuse"]), default="auto", show_default=True
+)
 @click.option("--foreground", "-f", is_flag=True, help="Serve in this process, log to stderr.")
 @click.option("--allow-other", is_flag=True, help="Let other users in (root: always so).")
 @click.option("-o", "options", multiple=True, metavar="OPT[,OPT]", help="Mount options.")
@@ -66,6 +72,7 @@ def mount_command(
         raise MountFailed("there is no fusermount3", hint="install fuse3")
     point = life.check_point(Path(directory))
     log = settings.logs / f"{folder_of(settings.runtime, point).name}.log"
+    overlay.repair(settings.runtime)
     wanted = MountOptions(
         services=tuple(str(settings.ref(name)) for name in names),
         point=point,
@@ -90,10 +97,31 @@ def mount_command(
             f"{', '.join(record.services)} is mounted at {point} already",
             hint=f"`aysfs umount {point}` first, or `aysfs reload {point}`",
         )
+    if foreground and engine == "overlay":
+        raise BadConfig("--foreground: one daemon serves all overlay mounts", hint="--engine fuse")
     if foreground:
-        life.become(wanted)
-    else:
-        life.start(wanted)
+        life.become(replace(wanted, engine="fuse", why="it serves in the foreground"))
+    _mount(wanted)
+
+
+def _mount(wanted: MountOptions) -> None:
+    """Mount with the engine that was asked for or, with ``auto``, the best that this host has."""
+    why = "asked for"
+    if wanted.engine != "fuse":
+        obstacle = choice.obstacle()
+        if obstacle is None:
+            try:
+                why = "asked for" if wanted.engine == "overlay" else "this host can"
+                overlay.mount(replace(wanted, engine="overlay", why=why))
+                return
+            except AysfsError as error:
+                if wanted.engine == "overlay" or error.code not in _OF_THE_ENGINE:
+                    raise
+                obstacle = str(error)
+        if wanted.engine == "overlay":
+            raise MountFailed(obstacle, hint="--engine fuse works anywhere")
+        why = obstacle
+    life.start(replace(wanted, engine="fuse", why=why))
 
 
 def split_options(options: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
@@ -141,6 +169,7 @@ def reload_command(settings: Settings, directory: Path) -> None:
 @settings_options
 def status_command(settings: Settings, as_json: bool) -> None:
     """Show every mount of this user: how it is served, hits, misses, bytes."""
+    overlay.repair(settings.runtime)
     answers = [_status(record) for record in records(settings.runtime)]
     known = {str(answer["point"]) for answer in answers}
     for point in life.strays(settings.runtime):
@@ -183,11 +212,9 @@ def _show(answer: Answer) -> None:
         f"  engine {answer['engine']} ({answer['why']}), pid {answer['pid']},"
         f" {numbers['entries']} entries, {size_text(numbers['size'])}"
     )
-    click.echo(
-        f"  {numbers['hits']} hits, {numbers['misses']} misses,"
-        f" {size_text(numbers['fetched_bytes'])} fetched, {numbers['failures']} failed,"
-        f" {numbers['open_files']} open"
-    )
+    seen = ("hits", "misses", "failures", "open_files")  # the overlay engine sees no hit, no open
+    counts = [f"{numbers[one]} {one.replace('_', ' ')}" for one in seen if one in numbers]
+    click.echo(f"  {', '.join(counts)}, {size_text(numbers['fetched_bytes'])} fetched")
     resting = answer["resting"]
     assert isinstance(resting, list)
     for one in resting:

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -21,7 +22,6 @@ log = logging.getLogger(__name__)
 Handler = Callable[[str], Awaitable[Answer]]
 """Answers an operation, given its argument."""
 
-_PATIENCE = 10.0
 _LONGEST_LINE = 1 << 20
 
 
@@ -29,9 +29,13 @@ async def serve_control(
     path: Path,
     handlers: Mapping[str, Handler],
     *,
+    patience: float = 60.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer requests on a socket until cancelled. One stalled client stops nobody else."""
+    """Answer requests on a socket until cancelled. One stalled client stops nobody else.
+
+    An answer may take ``patience`` seconds; a client that leaves takes its request with it.
+    """
     listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with listener:
         path.unlink(missing_ok=True)
@@ -44,7 +48,7 @@ async def serve_control(
         listener.listen(16)
 
         async def answer(stream: trio.SocketStream) -> None:
-            with trio.move_on_after(_PATIENCE * 6):
+            with trio.move_on_after(patience):
                 await _answer(stream, handlers)
 
         task_status.started()
@@ -59,20 +63,35 @@ async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) ->
             if not chunk:
                 return
             request += chunk
-        operation, _, argument = request.decode(errors="replace").strip().partition(" ")
-        handler = handlers.get(operation)
-        answer: Answer
-        if handler is None:
-            answer = {"failed": f"unknown request {operation!r}"}
-        else:
-            try:
-                answer = await handler(argument)
-            except AysfsError as error:
-                answer = {"failed": str(error), "code": int(error.code), "hint": error.hint}
-            except Exception as error:  # the edge: a bug must not end the mount
-                log.exception("bug in %s", operation)
-                kind = type(error).__name__
-                answer = {"failed": f"internal error in {operation}: {kind}; the log has more"}
-        await stream.send_all(json.dumps(answer).encode() + b"\n")
+        answer: Answer | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_it_leaves, stream, nursery.cancel_scope)
+            answer = await _answer_to(request, handlers)
+            nursery.cancel_scope.cancel()
+        if answer is not None:
+            await stream.send_all(json.dumps(answer).encode() + b"\n")
     except trio.BrokenResourceError:
         log.debug("a control client left before its answer")
+
+
+async def _cancel_when_it_leaves(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    with suppress(trio.BrokenResourceError):
+        while await stream.receive_some():
+            pass
+    log.debug("a control client left before its answer")
+    scope.cancel()
+
+
+async def _answer_to(request: bytes, handlers: Mapping[str, Handler]) -> Answer:
+    operation, _, argument = request.decode(errors="replace").strip().partition(" ")
+    handler = handlers.get(operation)
+    if handler is None:
+        return {"failed": f"unknown request {operation!r}"}
+    try:
+        return await handler(argument)
+    except AysfsError as error:
+        return {"failed": str(error), "code": int(error.code), "hint": error.hint}
+    except Exception as error:  # the edge: a bug must not end the mount
+        log.exception("bug in %s", operation)
+        kind = type(error).__name__
+        return {"failed": f"internal error in {operation}: {kind}; the log has more"}

@@ -63,7 +63,7 @@ class Daemon:
             "services": list(self.options.services),
             "point": self.options.point,
             "engine": "fuse",
-            "why": "the only engine of this version",
+            "why": self.options.why,
             "store": self.store.label,
             "resting": [
                 {"store": one.label, "seconds": round(one.rest), "why": one.why}

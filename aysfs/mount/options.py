@@ -23,6 +23,7 @@ class MountOptions:
     source: str = "aysfs"  # what the mount table says is mounted: `mount -a` compares it
     base: str | None = None
     engine: str = "fuse"
+    why: str = "asked for"  # why this engine
     allow_other: bool = False
     fuse_options: tuple[str, ...] = ()
     deadline: float = DEADLINE

@@ -39,7 +39,7 @@ _OVERLAY = re.compile(r"datadir\+=[^,]*/host-[0-9a-f]{16}/fault/")
 class Record(NamedTuple):
     """A mount as its folder tells it; ``alive`` when its daemon runs.
 
-    ``request`` is what the overlay engine needs to mount it again, None with the fuse engine.
+    ``plan`` is what the overlay engine needs to mount it again, None with the fuse engine.
     """
 
     folder: Path
@@ -48,7 +48,7 @@ class Record(NamedTuple):
     log: str
     pid: int
     alive: bool
-    request: dict[str, Any] | None
+    plan: dict[str, Any] | None
 
     @property
     def control(self) -> Path:
@@ -103,7 +103,7 @@ def read_record(folder: Path) -> Record | None:
             str(text["log"]),
             int(text["pid"]),
             is_served(folder),
-            text.get("request"),
+            text.get("plan"),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -145,12 +145,12 @@ class Claim:
         self._lock = lock
 
     def publish(
-        self, point: str, services: list[str], log: str, request: dict[str, Any] | None = None
+        self, point: str, services: list[str], log: str, plan: dict[str, Any] | None = None
     ) -> None:
         """Write down what is mounted, in one step."""
         text = {"point": point, "services": services, "log": log, "pid": os.getpid()}
         tmp = self.folder / "mount.json.tmp"
-        tmp.write_text(json.dumps(text | {"request": request}))
+        tmp.write_text(json.dumps(text | {"plan": plan}))
         tmp.rename(self.folder / "mount.json")
 
     def drop(self) -> None:

@@ -12,18 +12,19 @@ from pathlib import Path
 
 from aysfs.errors import MountFailed
 from aysfs.mount.client import Answer, NoAnswer, ask
+from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.options import HostOptions, mount_namespace
-from aysfs.mount.overlay.request import Request, request_from
-from aysfs.mount.runtime import PATIENCE, Record, is_served, records
+from aysfs.mount.overlay.plan import plan_from
+from aysfs.mount.runtime import PATIENCE, is_served, records
 from aysfs.mount.spawn import end_daemon, start_daemon
 
 _MODULE = "aysfs.mount.overlay"
 _ATTEMPTS = 5
+_COMPILING = 300.0  # seconds that the largest lists may take
 
 
-def host_of(request: Request) -> HostOptions:
+def host_of(options: MountOptions) -> HostOptions:
     """The daemon that a mount is served by."""
-    options = request.options
     return HostOptions(
         cache=options.cache,
         runtime=options.runtime,
@@ -34,14 +35,14 @@ def host_of(request: Request) -> HostOptions:
     )
 
 
-def mount(request: Request) -> None:
-    """Mount a tree whose lists are ready; returns when it is usable. Raises the daemon's error."""
-    host = host_of(request)
-    patience = request.options.deadline + PATIENCE
+def mount(options: MountOptions) -> None:
+    """Mount a tree; returns when it is usable. Raises the daemon's error."""
+    host = host_of(options)
+    patience = _COMPILING + 2 * options.deadline
     for _ in range(_ATTEMPTS):
         _ensure(host)
         try:
-            answer = ask(host.folder / "control", "mount", request.to_json(), patience=patience)
+            answer = ask(host.folder / "control", "mount", options.to_json(), patience=patience)
         except NoAnswer:
             if is_served(host.folder):
                 raise
@@ -52,20 +53,14 @@ def mount(request: Request) -> None:
     raise MountFailed("no daemon stays alive long enough to mount", hint=f"see {host.log}")
 
 
-def reload(record: Record, request: Request) -> Answer:
-    """Show a newer tree at a mount point."""
-    patience = request.options.deadline + PATIENCE
-    return ask(record.control, "reload", request.to_json(), patience=patience)
-
-
 def repair(runtime: Path) -> None:
     """Start the daemons that died and whose mounts are still in this mount namespace."""
     here = mount_namespace()
     for record in records(runtime):
-        if record.request is not None and not record.alive:
-            request = request_from(record.request)
-            if request.mount_namespace == here:
-                _ensure(host_of(request))
+        if record.plan is not None and not record.alive:
+            plan = plan_from(record.plan)
+            if plan.mount_namespace == here:
+                _ensure(host_of(plan.options))
 
 
 def abandoned(runtime: Path) -> list[Answer]:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from aysfs.digest import Digest
 from aysfs.image import DigestIndex
-from aysfs.mount.overlay.request import Compiled
+from aysfs.mount.overlay.plan import Compiled
 
 
 class Indexes:

@@ -24,11 +24,13 @@ from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
 from aysfs.mount.control import serve_control
 from aysfs.mount.durable import flush_at_last, flush_now_and_then
+from aysfs.mount.options import from_json
 from aysfs.mount.overlay import stack
 from aysfs.mount.overlay.fault import FaultLayer
-from aysfs.mount.overlay.host import Host, fault_point
+from aysfs.mount.overlay.host import Host
 from aysfs.mount.overlay.options import HostOptions, host_options_from, mount_namespace
-from aysfs.mount.overlay.request import request_from
+from aysfs.mount.overlay.plan import plan_from
+from aysfs.mount.overlay.trees import fault_point
 from aysfs.mount.runtime import HostClaim, records
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ _LOOKUPS = 2000  # answered at a time: each may wait for a store, and must not h
 _STAYS = 60.0  # seconds without a mount at the beginning
 _GRACE = 5.0  # seconds that those who hold a tree get when the daemon is told to stop
 _READY = 20.0
+_MOUNTING = 600.0  # seconds that compiling the largest lists may take
 _EXPIRE_EVERY = 15.0
 _FAULT_OPTIONS = {"fsname=aysfs-fault", "subtype=aysfs-fault", "ro", "nosuid", "nodev"}
 
@@ -66,9 +69,9 @@ async def _session(options: HostOptions, cache: Cache, ready: Callable[[], None]
                 partial(_begin, host, options, nursery, ready),
                 partial(_stop_on_signal, host, nursery),
                 partial(_expire, incoming),
-                partial(flush_now_and_then, cache, lambda: host.fetched_bytes),
+                partial(flush_now_and_then, cache, lambda: host.sources.fetched_bytes),
                 host.watch,
-                host.ask_again,
+                host.trees.ask_again,
             ):
                 nursery.start_soon(task)
             await pyfuse3.main(max_tasks=_LOOKUPS)
@@ -108,14 +111,14 @@ async def _begin(
     async def mount(argument: str) -> Answer:
         if host.ending:
             return {"leaving": True}
-        await host.mount(request_from(json.loads(argument)))
+        await host.mount(from_json(argument))
         return {"mounted": True}
 
     async def abandoned(_argument: str) -> Answer:
         return {"abandoned": await host.abandoned()}
 
     handlers = {"mount": mount, "abandoned": abandoned}
-    await nursery.start(serve_control, control, handlers)
+    await nursery.start(partial(serve_control, patience=_MOUNTING), control, handlers)
     ready()
     if options.stays:
         await trio.sleep(_STAYS)
@@ -125,17 +128,17 @@ async def _begin(
 async def _repair(host: Host, options: HostOptions) -> None:
     """Mount again what a daemon that died served in this mount namespace."""
     for record in records(Path(options.runtime)):
-        if record.alive or record.request is None:
+        if record.alive or record.plan is None:
             continue
         try:
-            request = request_from(record.request)
+            plan = plan_from(record.plan)
         except (KeyError, TypeError) as error:
             log.warning("%s cannot be mounted again: its record says %r", record.point, error)
             continue
-        if request.options.cache != options.cache or request.mount_namespace != mount_namespace():
+        if plan.options.cache != options.cache or plan.mount_namespace != mount_namespace():
             continue
         try:
-            await host.mount(request, again=True)
+            await host.mount_again(plan)
         except AysfsError as error:
             log.warning("%s cannot be mounted again: %s", record.point, error)
         else:
