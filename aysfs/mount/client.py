@@ -9,7 +9,7 @@ import os
 import socket
 from pathlib import Path
 
-from aysfs.errors import AysfsError, ExitCode, MountFailed
+from aysfs.errors import ExitCode, MountFailed
 
 Answer = dict[str, object]
 
@@ -17,7 +17,7 @@ _LONGEST_LINE = 1 << 20
 _PATIENCE = 10.0
 
 
-class DaemonFailed(AysfsError):
+class DaemonFailed(MountFailed):
     """What the daemon said, with its own exit code."""
 
     def __init__(self, message: str, code: int, hint: str | None) -> None:

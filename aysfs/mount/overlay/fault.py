@@ -133,6 +133,11 @@ class FaultLayer(pyfuse3.Operations):
             for name in _HEX:
                 with suppress(OSError):  # the kernel does not know it
                     pyfuse3.invalidate_entry(_inode(slot.number, layer, 0, 0), name)
+        for name in _LAYERS:
+            with suppress(OSError):
+                pyfuse3.invalidate_entry(_inode(slot.number, 0, 0, 0), name)
+        with suppress(OSError):
+            pyfuse3.invalidate_entry(pyfuse3.ROOT_INODE, b"%d" % slot.number)
 
     def _settle(self, slot: Slot) -> None:
         if slot.retired and slot.lookups <= 0 and not slot.released.is_set():
