@@ -74,9 +74,9 @@ def entries(draw: st.DrawFn, path: bytes, kind: Kind) -> Entry:
     size, value = 0, digest.ZERO
     if kind is Kind.REGULAR:
         content = draw(st.binary(max_size=4))
-        value = digest.of(content)
         # One digest has one size: up to 255 << 41 bytes, just below what an image takes.
         size = content[0] << content[-1] % 42 if content else 0
+        value = digest.of(content) if size else digest.EMPTY
     return Entry(
         path,
         kind,

@@ -19,7 +19,7 @@ from aysfs.cli.session import fetching, load, run_async
 from aysfs.errors import PathMissing
 from aysfs.load import Loaded
 from aysfs.sizes import size_text
-from aysfs.tree import ROOT, Node, Tree
+from aysfs.tree import ROOT, Node, Tree, TreeView
 from aysfs.unpack import UnpackReport, unpack
 
 
@@ -47,27 +47,23 @@ def ls_command(settings: Settings, what: str, long: bool, recursive: bool) -> No
     if not tree.is_directory(top):
         write(_line(tree, top, path, long))
     elif recursive:
-        for node in tree.walk(top):
-            write(_line(tree, node, tree.path(node), long))
+        for shown, node in tree.paths(top):
+            write(_line(tree, node, shown, long))
     else:
-        for child in tree.children(top):
-            write(_line(tree, Node(child), tree.names[child], long))
+        for one in tree.listing(top):
+            write(_line(tree, one.node, one.name, long))
 
 
-def _line(tree: Tree, node: Node, shown: bytes, long: bool) -> bytes:
+def _line(tree: TreeView, node: Node, shown: bytes, long: bool) -> bytes:
     if not long:
         return shown + b"\n"
-    columns = tree.columns
-    mode = columns.modes[node]
-    moment = datetime.fromtimestamp(columns.mtimes[node] // 1_000_000_000, UTC)
+    mode, uid, gid, size, mtime_ns, nlink = tree.attributes(node)
+    moment = datetime.fromtimestamp(mtime_ns // 1_000_000_000, UTC)
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-        size = "{}, {}".format(*tree.rdev(node))
+        extent = "{}, {}".format(*tree.rdev(node))
     else:
-        size = str(columns.sizes[node])
-    text = (
-        f"{stat.filemode(mode)} {columns.nlinks[node]:3} {columns.uids[node]:5}"
-        f" {columns.gids[node]:5} {size:>10} {moment:%Y-%m-%d %H:%M} "
-    )
+        extent = str(size)
+    text = f"{stat.filemode(mode)} {nlink:3} {uid:5} {gid:5} {extent:>10} {moment:%Y-%m-%d %H:%M} "
     arrow = b" -> " + tree.target(node) if stat.S_ISLNK(mode) else b""
     return text.encode() + shown + arrow + b"\n"
 
@@ -116,8 +112,8 @@ def cat_command(settings: Settings, what: str) -> None:
     run_async(partial(_cat, settings, tree, node, shown))
 
 
-async def _cat(settings: Settings, tree: Tree, node: Node, shown: str) -> None:
-    size = tree.sizes[node]
+async def _cat(settings: Settings, tree: TreeView, node: Node, shown: str) -> None:
+    size = tree.attributes(node).size
     if not size:
         return
     async with fetching(settings) as fetcher:
@@ -167,16 +163,18 @@ async def _fetch(settings: Settings, wanted: list[Wanted]) -> tuple[BulkReport, 
         return report, fetcher.counters.fetched_bytes
 
 
-def _blobs(tree: Tree, tops: Sequence[Node]) -> Iterator[Wanted]:
+def _blobs(tree: TreeView, tops: Sequence[Node]) -> Iterator[Wanted]:
     """Every blob below some nodes, once."""
     seen = set()
     for top in tops:
-        for node in tree.walk(top):
-            size = tree.sizes[node]
-            digest = tree.digest(node)
-            if size and tree.is_regular(node) and digest not in seen:
+        for path, node in tree.paths(top):
+            mode, _, _, size, _, _ = tree.attributes(node)
+            if not size or not stat.S_ISREG(mode):
+                continue
+            digest = tree.digest(tree.inode(node))
+            if digest not in seen:
                 seen.add(digest)
-                yield Wanted(digest, size, os.fsdecode(tree.list_path(node)))
+                yield Wanted(digest, size, os.fsdecode(tree.listed(path)))
 
 
 @click.command("unpack")

@@ -17,8 +17,7 @@ SLOTS_A_BLOCK = BLOCK // SLOT
 SUPER_AT = 1024
 SUPER_SIZE = 128
 MAGIC = 0xE0F5E1E2
-COMPAT_CHECKSUM = 0x1
-COMPAT_MTIME = 0x2
+COMPAT = 0x1 | 0x2  # the superblock has a checksum; times are mtimes
 INCOMPAT_CHUNKED = 0x4
 
 # magic, checksum, compat, block bits, slots, root nid, inodes, build time (s, ns), blocks,

@@ -11,18 +11,17 @@ its data; then the blocks of large directories. docs/format.md ("Tree image") ha
 
 import hashlib
 import stat
-import struct
 from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain
 from struct import Struct
 from typing import BinaryIO, NamedTuple, NoReturn
 
 from aysfs.digest import SIZE
 from aysfs.errors import ImageRefused
 from aysfs.image import erofs
+from aysfs.image.blocks import dirents, split
 from aysfs.image.erofs import BLOCK, SLOT, SLOTS_A_BLOCK
 from aysfs.image.index import RECORD, IndexBuilder
 from aysfs.tree import ROOT, Node, Tree
@@ -187,7 +186,7 @@ class _Writer:
         """Whole blocks of data, and bytes after them."""
         if stat.S_ISDIR(mode):
             names, _, _ = self._names(node)
-            sizes = _split(names)
+            sizes = split(names)
             return len(sizes) - 1, sizes[-1].size
         if stat.S_ISLNK(mode):
             return 0, len(self.tree.target(node))
@@ -350,8 +349,8 @@ class _Writer:
             types.insert(at, erofs.FILE_TYPES[stat.S_IFDIR])
         blocks = self.blocks.get(node, _Blocks(0, 0))
         tail, size = b"", 0
-        for number, (start, end, length) in enumerate(_split(names)):
-            data = _dirents(names[start:end], nids[start:end], types[start:end])
+        for number, (start, end, length) in enumerate(split(names)):
+            data = dirents(names[start:end], nids[start:end], types[start:end])
             size = number * BLOCK + length
             if number < blocks.whole:
                 self._put_block(output, blocks.first + number, data)
@@ -367,7 +366,7 @@ class _Writer:
         seconds, nanoseconds = divmod(self.epoch, _SECOND)
         inodes = len(self.tree) - len(self.columns.hardlinks)
         fields = (
-            *(erofs.COMPAT_CHECKSUM | erofs.COMPAT_MTIME, erofs.BLOCK_BITS, 0, erofs.ROOT_NID),
+            *(erofs.COMPAT, erofs.BLOCK_BITS, 0, erofs.ROOT_NID),
             *(inodes, seconds & _MAX_U64, nanoseconds, end // BLOCK, 0, 0),
             *(uuid, VOLUME, erofs.INCOMPAT_CHUNKED),
         )
@@ -376,37 +375,6 @@ class _Writer:
         checksum = erofs.superblock_checksum(erofs.SUPER.pack(erofs.MAGIC, 0, *fields) + rest)
         image.seek(erofs.SUPER_AT)
         image.write(erofs.SUPER.pack(erofs.MAGIC, checksum, *fields))
-
-
-class _Part(NamedTuple):
-    """Entries of a directory that share a block, and its length without what pads it."""
-
-    start: int
-    end: int
-    size: int
-
-
-def _split(names: Sequence[bytes]) -> list[_Part]:
-    """A directory's entries in blocks, in the order of their names throughout."""
-    record = erofs.DIRENT.size
-    total = record * len(names) + sum(map(len, names))
-    if total <= BLOCK:
-        return [_Part(0, len(names), total)]
-    parts, start, size = [], 0, 0
-    for at, name in enumerate(names):
-        if size + record + len(name) > BLOCK:
-            parts.append(_Part(start, at, size))
-            start, size = at, 0
-        size += record + len(name)
-    return [*parts, _Part(start, len(names), size)]
-
-
-def _dirents(names: Sequence[bytes], nids: Sequence[int], types: Sequence[int]) -> bytes:
-    """A block of a directory: the records, then the names."""
-    places = accumulate(map(len, names), initial=erofs.DIRENT.size * len(names))
-    fields = chain.from_iterable(zip(nids, places, types, strict=False))
-    records = struct.pack("<" + erofs.DIRENT.format[1:] * len(names), *fields)
-    return records + b"".join(names)
 
 
 def _redirect(digest: bytes) -> bytes:

@@ -23,7 +23,7 @@ from pyfuse3 import FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
 
 from aysfs.cache.fetch import Fetcher
 from aysfs.errors import AysfsError, NoSpace
-from aysfs.tree import ROOT, Node, Tree
+from aysfs.tree import ROOT, Node, TreeView
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def _no_descriptor(error: BaseException | None) -> int | None:
 class _Generation:
     """One tree, its inode numbers, and how many references the kernel holds to them."""
 
-    tree: Tree
+    tree: TreeView
     offset: int  # inode = offset + node
     lookups: int = 0
 
@@ -87,7 +87,7 @@ class EngineCounters:
 class FuseEngine(pyfuse3.Operations):
     """One mounted tree."""
 
-    def __init__(self, tree: Tree, fetcher: Fetcher) -> None:
+    def __init__(self, tree: TreeView, fetcher: Fetcher) -> None:
         super().__init__()
         self.counters = EngineCounters()
         self.xattrs_refused = False  # once so, the kernel never asks this mount again
@@ -96,7 +96,7 @@ class FuseEngine(pyfuse3.Operations):
         self._older: list[_Generation] = []
 
     @property
-    def tree(self) -> Tree:
+    def tree(self) -> TreeView:
         """The tree that new lookups see."""
         return self._current.tree
 
@@ -105,15 +105,15 @@ class FuseEngine(pyfuse3.Operations):
         """Trees still referenced by the kernel, the current one included."""
         return 1 + len(self._older)
 
-    def replace(self, tree: Tree) -> list[bytes]:
+    def replace(self, tree: TreeView) -> list[bytes]:
         """Show another tree; the names below the root that the kernel must forget.
 
         What holds the old tree, open files and working directories, keeps seeing it.
         """
         old = self._current
-        names = {one.names[child] for one in (old.tree, tree) for child in one.children(ROOT)}
+        names = {one.name for shown in (old.tree, tree) for one in shown.listing(ROOT)}
         self._older.append(old)
-        self._current = _Generation(tree, offset=old.offset + len(old.tree))
+        self._current = _Generation(tree, offset=old.offset + old.tree.end)
         return sorted(names)
 
     def _locate(self, inode: int) -> tuple[_Generation, Node]:
@@ -123,25 +123,24 @@ class FuseEngine(pyfuse3.Operations):
         if inode >= generation.offset:
             return generation, Node(inode - generation.offset)
         for older in self._older:
-            if older.offset <= inode < older.offset + len(older.tree):
+            if older.offset <= inode < older.offset + older.tree.end:
                 return older, Node(inode - older.offset)
         raise FUSEError(errno.ESTALE)
 
     def _attributes(self, generation: _Generation, node: Node) -> pyfuse3.EntryAttributes:
         tree = generation.tree
         node = tree.inode(node)
-        columns = tree.columns
-        mode, size, mtime = columns.modes[node], columns.sizes[node], columns.mtimes[node]
+        mode, uid, gid, size, mtime, nlink = tree.attributes(node)
         attributes = pyfuse3.EntryAttributes()
         attributes.st_ino = InodeT(generation.offset + node) if node else pyfuse3.ROOT_INODE
         attributes.entry_timeout = FOREVER
         attributes.attr_timeout = FOREVER
         attributes.st_mode = mode
-        attributes.st_nlink = columns.nlinks[node]
-        attributes.st_uid = columns.uids[node]
-        attributes.st_gid = columns.gids[node]
-        attributes.st_size = len(tree.target(node)) if stat.S_ISLNK(mode) else size
-        attributes.st_blocks = (size + 511) // 512
+        attributes.st_nlink = nlink
+        attributes.st_uid = uid
+        attributes.st_gid = gid
+        attributes.st_size = size
+        attributes.st_blocks = (size + 511) // 512 if stat.S_ISREG(mode) else 0
         attributes.st_blksize = 4096
         attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = mtime
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
@@ -193,17 +192,14 @@ class FuseEngine(pyfuse3.Operations):
     @answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         generation, directory = self._locate_handle(fh)
-        tree = generation.tree
-        children = tree.children(directory)
         # The kernel links what a listing names into the root that all generations share: a
         # listing of the old root that goes on after a reload would bring the old names back.
         outdated = directory == ROOT and generation is not self._current
-        for at in range(start_id, len(children)):
-            node = Node(children[at])
+        for name, node, after in generation.tree.listing(directory, start_id):
             attributes = self._attributes(generation, node)
             if outdated:
                 attributes.entry_timeout = 0
-            if not pyfuse3.readdir_reply(token, tree.names[node], attributes, at + 1):
+            if not pyfuse3.readdir_reply(token, name, attributes, after):
                 return
             generation.lookups += 1
 
@@ -225,7 +221,7 @@ class FuseEngine(pyfuse3.Operations):
         generation, node = self._locate(inode)
         tree = generation.tree
         node = tree.inode(node)
-        size = tree.sizes[node]
+        size = tree.attributes(node).size
         self.counters.opens += 1
         if size == 0:
             return FileInfo(fh=_NO_DESCRIPTOR, keep_cache=True)

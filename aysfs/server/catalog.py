@@ -17,8 +17,8 @@ from aysfs.errors import BadList, ListMissing
 from aysfs.flist.text import FlistReader
 from aysfs.names import ServiceName
 from aysfs.store.protocol import OpenList, Store
+from aysfs.tree import Node, Tree
 from aysfs.tree.build import TreeBuilder, choose_base
-from aysfs.tree.tree import Node, Tree
 
 TREES = 8
 FOUND = 200  # of a search that are shown

@@ -25,7 +25,7 @@ from aysfs.server.place import RESERVED
 from aysfs.server.service import Service
 from aysfs.sizes import size_text
 from aysfs.store import layout
-from aysfs.tree.tree import Node, Tree
+from aysfs.tree import Node, Tree
 
 ROWS = 5000
 PATIENCE = 2.0  # seconds that a page may read lists for

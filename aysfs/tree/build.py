@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 from aysfs.digest import SIZE, ZERO, Digest
 from aysfs.errors import BadList
 from aysfs.flist.entry import Entry, Ext, Header, Kind
-from aysfs.tree.tree import FORMATS, Columns, Node, Tree
+from aysfs.tree.tree import FORMATS, Columns, Tree
+from aysfs.tree.view import Node
 
 _IMPLIED = 0  # the line of a directory that no line names
 

@@ -15,16 +15,10 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NewType
 
 from aysfs.digest import SIZE, ZERO, Digest
-from aysfs.errors import PathMissing
 from aysfs.flist.entry import Entry, Ext, Kind
-
-Node = NewType("Node", int)
-ROOT = Node(0)
-
-_MAX_SYMLINKS = 40  # the kernel's own limit (path_resolution(7))
+from aysfs.tree.view import ROOT, Attributes, Listed, Node, TreeView
 
 FORMATS = {
     Kind.SOCKET: stat.S_IFSOCK,
@@ -57,13 +51,12 @@ class Columns:
     hardlinks: Mapping[Node, Node]  # other names -> the node that carries the inode
 
 
-class Tree:
+class Tree(TreeView):
     """Names, attributes and digests below one root. Immutable."""
 
     def __init__(self, columns: Columns, base: bytes) -> None:
         self.columns = columns
         self.base = base
-        """The path in the lists that the root shows, ``b"/"`` for all of them."""
         self.names = columns.names
         self.modes = columns.modes
         self.sizes = columns.sizes
@@ -71,12 +64,12 @@ class Tree:
             key.startswith(b"xattr.") for ext in columns.exts.values() for key, _ in ext
         )
         self.total_size = sum(columns.sizes)
+        self.end = len(columns.names)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def lookup(self, directory: Node, name: bytes) -> Node | None:
-        """The child of this name, None when there is none or this is no directory."""
         low = self.columns.first[directory]
         high = low + self.columns.count[directory]
         node = bisect_left(self.names, name, low, high)
@@ -87,16 +80,31 @@ class Tree:
         low = self.columns.first[directory]
         return range(low, low + self.columns.count[directory])
 
+    def listing(self, directory: Node, start: int = 0) -> Iterator[Listed]:
+        names = self.names
+        for at, node in enumerate(self.children(directory)[start:], start + 1):
+            yield Listed(names[node], Node(node), at)
+
     def parent(self, node: Node) -> Node:
-        """The directory that holds a node; the root's parent is the root."""
         return Node(self.columns.parents[node])
 
     def inode(self, node: Node) -> Node:
-        """The node that carries the inode: hard links share the one named first."""
         return self.columns.hardlinks.get(node, node)
 
+    def attributes(self, node: Node) -> Attributes:
+        columns = self.columns
+        node = columns.hardlinks.get(node, node)
+        mode = columns.modes[node]
+        return Attributes(
+            mode,
+            columns.uids[node],
+            columns.gids[node],
+            len(self._ext(node, b"target") or b"") if stat.S_ISLNK(mode) else columns.sizes[node],
+            columns.mtimes[node],
+            columns.nlinks[node],
+        )
+
     def digest(self, node: Node) -> Digest:
-        """The digest of a regular file, zero for anything else."""
         return Digest(self.columns.digests[node * SIZE : node * SIZE + SIZE])
 
     def is_regular(self, node: Node) -> bool:
@@ -122,11 +130,9 @@ class Tree:
         )
 
     def target(self, node: Node) -> bytes:
-        """Where a symlink points; empty for anything else."""
         return self._ext(node, b"target") or b""
 
     def rdev(self, node: Node) -> tuple[int, int]:
-        """Major and minor of a device, (0, 0) for anything else."""
         value = self._ext(node, b"rdev")
         if value is None:
             return (0, 0)
@@ -134,7 +140,6 @@ class Tree:
         return int(major), int(minor)
 
     def xattrs(self, node: Node) -> dict[bytes, bytes]:
-        """Extended attributes by full name."""
         ext = self.columns.exts.get(self.inode(node), ())
         return {key[6:]: value for key, value in ext if key.startswith(b"xattr.")}
 
@@ -145,62 +150,11 @@ class Tree:
         return None
 
     def path(self, node: Node) -> bytes:
-        """The path below the root, ``b"/"`` for the root itself."""
         parts = []
         while node != ROOT:
             parts.append(self.names[node])
             node = self.parent(node)
         return b"/" + b"/".join(reversed(parts))
-
-    def list_path(self, node: Node) -> bytes:
-        """The path as the list wrote it: the base and the path below it."""
-        path = self.path(node)
-        if self.base == b"/":
-            return path
-        return self.base if node == ROOT else self.base + path
-
-    def resolve(self, path: bytes, *, follow: bool = True) -> Node:
-        """The node at a path below the root or, where that is none, a path as in the list.
-
-        Symlinks are followed as the mount would show them: an absolute target counts from
-        the root when it lies below the base. ``follow=False`` leaves the last one alone.
-        PathMissing when nothing is there.
-        """
-        node = self._walk(path, follow)
-        if node is None and self.base != b"/":
-            below = _below(path, self.base)
-            if below is not None:
-                node = self._walk(below, follow)
-        if node is None:
-            raise PathMissing(f"no such path in this service: {path.decode(errors='replace')}")
-        return node
-
-    def _walk(self, path: bytes, follow: bool) -> Node | None:
-        node, links = ROOT, 0
-        todo = [part for part in reversed(path.split(b"/")) if part]
-        while todo:
-            part = todo.pop()
-            if part == b".":
-                continue
-            if part == b"..":
-                node = self.parent(node)
-                continue
-            child = self.lookup(node, part)
-            if child is None:
-                return None
-            if stat.S_ISLNK(self.modes[child]) and (todo or follow):
-                target, links = self.target(child), links + 1
-                if links > _MAX_SYMLINKS:
-                    return None
-                if target.startswith(b"/"):
-                    below = _below(target, self.base)
-                    if below is None:
-                        return None
-                    node, target = ROOT, below
-                todo.extend(part for part in reversed(target.split(b"/")) if part)
-            else:
-                node = child
-        return node
 
     def walk(self, top: Node = ROOT) -> Iterator[Node]:
         """Every node from ``top`` down, a directory before what it holds, names sorted."""
@@ -209,10 +163,3 @@ class Tree:
             node = todo.pop()
             yield node
             todo.extend(Node(child) for child in reversed(self.children(node)))
-
-
-def _below(path: bytes, base: bytes) -> bytes | None:
-    """What is left of a path below a base, with its leading slash; None when outside."""
-    if base == b"/" or path == base:
-        return path if base == b"/" else b"/"
-    return path[len(base) :] if path.startswith(base + b"/") else None

@@ -1,7 +1,6 @@
 """Looking things up in a tree, and that a tree gives back the entries it was made from."""
 
-import io
-from collections.abc import Sequence
+import stat
 
 import pytest
 from hypothesis import given
@@ -9,38 +8,12 @@ from hypothesis import strategies as st
 
 from aysfs import digest
 from aysfs.errors import PathMissing
-from aysfs.flist import Entry, Ext, FlistReader, Kind, encode_path, write_flist
+from aysfs.flist import Entry, Kind
 from aysfs.flist.rules import MAX_ID, MAX_TIME_NS, MIN_TIME_NS
-from aysfs.tree import ROOT, Tree, TreeBuilder
+from aysfs.tree import ROOT, Tree
+from tests.trees import directory, regular, special, symlink, tree_of, written
 
 BASE = b"/opt/x"
-
-
-def regular(path: bytes, content: bytes = b"x", ext: Ext = ()) -> Entry:
-    return Entry(path, Kind.REGULAR, 0o644, 1, 2, len(content), digest.of(content), 3, ext)
-
-
-def special(path: bytes, kind: Kind, ext: Ext = ()) -> Entry:
-    return Entry(path, kind, 0o755, 1, 2, 0, digest.ZERO, 3, ext)
-
-
-def directory(path: bytes) -> Entry:
-    return special(path, Kind.DIRECTORY)
-
-
-def symlink(path: bytes, target: bytes) -> Entry:
-    return special(path, Kind.SYMLINK, ((b"target", target),))
-
-
-def written(entries: Sequence[Entry]) -> bytes:
-    ordered = sorted(entries, key=lambda entry: encode_path(entry.path))
-    return b"".join(write_flist(None, ordered))
-
-
-def tree_of(*entries: Entry, base: bytes = b"/") -> Tree:
-    builder = TreeBuilder(base)
-    builder.add(FlistReader(io.BytesIO(written(entries)), source="t.flist", mtime_ns=0))
-    return builder.build()
 
 
 @pytest.fixture
@@ -119,6 +92,35 @@ def test_a_walk_names_a_directory_before_what_it_holds(service: Tree) -> None:
     assert len(found) == len(set(found)) == len(service)
     below = [service.path(node) for node in service.walk(service.resolve(b"/bin"))]
     assert below == [b"/bin", b"/bin/redis", b"/bin/up"]
+
+
+def test_a_listing_goes_on_where_it_stopped(service: Tree) -> None:
+    whole = list(service.listing(ROOT))
+    assert [one.node for one in whole] == list(service.children(ROOT))
+    assert [one.name for one in whole] == [service.names[one.node] for one in whole]
+    for number, one in enumerate(whole):
+        assert list(service.listing(ROOT, one.after)) == whole[number + 1 :]
+    assert list(service.listing(service.resolve(b"/etc/conf"))) == []
+
+
+def test_paths_are_those_of_a_walk(service: Tree) -> None:
+    for top in (ROOT, service.resolve(b"/bin"), service.resolve(b"/etc/conf")):
+        nodes = list(service.walk(top))
+        assert list(service.paths(top)) == [(service.path(node), node) for node in nodes]
+
+
+def test_attributes_are_those_of_the_inode() -> None:
+    first = regular(b"/a", b"content")
+    tree = tree_of(
+        first, first._replace(path=b"/b", ext=((b"hardlink", b"/a"),)), symlink(b"/l", b"xyz")
+    )
+    one, other, link = (
+        tree.attributes(tree.resolve(path, follow=False)) for path in (b"a", b"b", b"l")
+    )
+    assert one == other
+    assert (one.uid, one.gid, one.size, one.mtime_ns, one.nlink) == (1, 2, 7, 3, 2)
+    assert stat.S_ISREG(one.mode)
+    assert (link.size, link.nlink) == (3, 1)
 
 
 # --- resolving -------------------------------------------------------------------------------
