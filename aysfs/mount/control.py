@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -23,6 +24,7 @@ Handler = Callable[[str], Awaitable[Answer]]
 """Answers an operation, given its argument."""
 
 _LONGEST_LINE = 1 << 20
+_LAST_ANSWERS = 5.0  # seconds
 
 
 async def serve_control(
@@ -30,12 +32,15 @@ async def serve_control(
     handlers: Mapping[str, Handler],
     *,
     patience: float = 60.0,
+    until: trio.Event | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer requests on a socket until cancelled. One stalled client stops nobody else.
+    """Answer requests on a socket. One stalled client stops nobody else.
 
-    An answer may take ``patience`` seconds; a client that leaves takes its request with it.
+    An answer may take ``patience`` seconds; a client that leaves takes its request with it. Runs
+    until cancelled, or ``until`` is set and the requests that came before it are answered.
     """
+    until = until if until is not None else trio.Event()
     listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with listener:
         path.unlink(missing_ok=True)
@@ -51,8 +56,15 @@ async def serve_control(
             with trio.move_on_after(patience):
                 await _answer(stream, handlers)
 
-        task_status.started()
-        await trio.serve_listeners(answer, [trio.SocketListener(listener)])
+        async with trio.open_nursery() as conversations, trio.open_nursery() as listening:
+            listeners = [trio.SocketListener(listener)]
+            listening.start_soon(
+                partial(trio.serve_listeners, answer, listeners, handler_nursery=conversations)
+            )
+            task_status.started()
+            await until.wait()
+            listening.cancel_scope.cancel()
+            conversations.cancel_scope.deadline = trio.current_time() + _LAST_ANSWERS
 
 
 async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) -> None:
@@ -63,13 +75,13 @@ async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) ->
             if not chunk:
                 return
             request += chunk
-        answer: Answer | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when_it_leaves, stream, nursery.cancel_scope)
-            answer = await _answer_to(request, handlers)
+            answer = json.dumps(await _answer_to(request, handlers)).encode() + b"\n"
+            # What was done is told, also when it was the end of the daemon.
+            with trio.move_on_after(_LAST_ANSWERS, shield=True), suppress(trio.BrokenResourceError):
+                await stream.send_all(answer)
             nursery.cancel_scope.cancel()
-        if answer is not None:
-            await stream.send_all(json.dumps(answer).encode() + b"\n")
     except trio.BrokenResourceError:
         log.debug("a control client left before its answer")
 

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import trio
 
-from aysfs.kernel.table import find_kernel_mount
+from aysfs.errors import AysfsError
+from aysfs.kernel.table import find_kernel_mount, kernel_mounts
 from aysfs.mount import life
 from aysfs.mount.client import Answer, ask
 from aysfs.mount.options import MountOptions
-from aysfs.mount.runtime import folder_of, read_record
+from aysfs.mount.overlay import life as overlay
+from aysfs.mount.runtime import folder_of, read_record, records
 from aysfs.names import parse_name
 from aysfs.publish.push import push
 from aysfs.store.directory import DirectoryStore
@@ -28,6 +30,7 @@ class Site:
     """One host's worth of folders. ``expected`` are words that the logs may hold."""
 
     root: Path
+    engine: str = "fuse"
     expected: list[str] = field(default_factory=list)
     children: list[int] = field(default_factory=list)
 
@@ -58,6 +61,7 @@ class Site:
             "log": str(self.root / f"{Path(where).name}.log"),
             "keep_free": 0,
             "deadline": 20.0,
+            "engine": self.engine,
         }
         return MountOptions(**(values | more))  # type: ignore[arg-type]  # as the test says
 
@@ -65,8 +69,20 @@ class Site:
         options = self.options(*services, point=point, **more)
         Path(options.point).mkdir(exist_ok=True)
         life.check_point(Path(options.point))
-        self.children.append(life.start(options))
-        return self.children[-1]
+        if options.engine == "fuse":
+            self.children.append(life.start(options))
+        elif (daemon := self._mount_overlay(options)) is not None:
+            self.children.append(daemon)
+        return self.pid(Path(options.point))
+
+    def _mount_overlay(self, options: MountOptions) -> int | None:
+        try:
+            return overlay.mount(options)
+        except AysfsError:
+            if not self.children:  # the daemon that was started for it leaves
+                _, status = os.wait()
+                assert os.waitstatus_to_exitcode(status) == 0
+            raise
 
     def umount(self, point: Path | None = None) -> None:
         """Unmount as an assertion: no mount, no daemon, no folder, no tmp file."""
@@ -75,10 +91,22 @@ class Site:
         life.stop(self.root / "run", where)
         assert find_kernel_mount(str(where)) is None
         assert not folder_of(self.root / "run", str(where)).exists()
-        if pid in self.children:
-            self.children.remove(pid)
-            _, status = os.waitpid(pid, 0)
-            assert os.waitstatus_to_exitcode(status) == 0
+        if self.engine == "overlay" and not records(self.root / "run"):
+            self.daemon_has_left()
+        elif pid in self.children:
+            self._ended(pid)
+
+    def daemon_has_left(self) -> None:
+        """The daemon of the overlay engine left after its last mount, and nothing of it."""
+        for supervisor in list(self.children):
+            self._ended(supervisor)
+        assert os.listdir(self.root / "run") == []
+        assert not [one for one in kernel_mounts() if one.point.startswith(f"{self.root}/run")]
+
+    def _ended(self, child: int) -> None:
+        self.children.remove(child)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
 
     def pid(self, point: Path | None = None) -> int:
         record = read_record(folder_of(self.root / "run", str(point or self.point)))
@@ -96,8 +124,14 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
+def engine() -> str:
+    """The engine of a test's mounts; modules whose tests every engine must pass name them all."""
+    return "fuse"
+
+
+@pytest.fixture
+def site(tmp_path: Path, engine: str) -> Iterator[Site]:
+    site = Site(tmp_path, engine)
     yield site
     for point in [path for path in tmp_path.iterdir() if path.name.startswith("mnt")]:
         if find_kernel_mount(str(point)) is not None:

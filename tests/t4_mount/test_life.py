@@ -12,8 +12,7 @@ import pytest
 from aysfs.errors import ExitCode, MountBusy, MountFailed
 from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount import life
-from aysfs.mount.client import ask
-from aysfs.mount.client import DaemonFailed
+from aysfs.mount.client import DaemonFailed, ask
 from aysfs.mount.runtime import (
     Claim,
     folder_of,

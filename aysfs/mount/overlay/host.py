@@ -6,7 +6,6 @@ A mount point shows one tree at a time; a reload puts a newer one in its place.
 import logging
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,15 +53,13 @@ class Host:
         cache: Cache,
         layer: FaultLayer,
         nursery: trio.Nursery,
-        empty: Callable[[], None],
     ) -> None:
-        """``folder`` is the daemon's own; ``empty`` is called when the last tree is gone."""
-        self.ending = False
-        """Nothing more is mounted: another daemon must be started."""
+        """``folder`` is the daemon's own."""
+        self.ended = trio.Event()
+        """The last tree is gone. Nothing more is mounted: another daemon must be started."""
         self._cache = cache
         self._layer = layer
         self._nursery = nursery
-        self._empty = empty
         self._begun = 0  # requests that may still become a tree
         self._mounts: dict[str, _Mount] = {}
         self.sources = Sources(cache, nursery)
@@ -81,7 +78,7 @@ class Host:
         await self._begin(plan.options, plan)
 
     async def _begin(self, options: MountOptions, plan: Plan | None) -> None:
-        if self.ending:
+        if self.ended.is_set():
             raise MountFailed("this daemon is about to leave", hint="try again")
         self._cache.usage.limits = options.limits
         self._begun += 1
@@ -151,9 +148,8 @@ class Host:
 
     def end_if_empty(self) -> None:
         """Say so when there is nothing to serve."""
-        if not self._begun and not self._layer.slots and not self.ending:
-            self.ending = True
-            self._empty()
+        if not self._begun and not self._layer.slots:
+            self.ended.set()
 
     async def watch(self) -> None:
         """Notice what is unmounted, by whomever. Runs until cancelled."""
@@ -220,6 +216,7 @@ class Host:
             "lists": [{"source": one.source, "sha256": one.sha256} for one in plan.lists],
             "entries": plan.entries,
             "size": plan.size,
+            "clashes": plan.clashes,
             "generations": 1 + sum(one.point == options.point for one in self.trees.old),
             "misses": counters.misses,
             "fetched_bytes": counters.fetched_bytes,

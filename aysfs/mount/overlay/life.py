@@ -35,12 +35,16 @@ def host_of(options: MountOptions) -> HostOptions:
     )
 
 
-def mount(options: MountOptions) -> None:
-    """Mount a tree; returns when it is usable. Raises the daemon's error."""
+def mount(options: MountOptions) -> int | None:
+    """Mount a tree; returns when it is usable. Raises the daemon's error.
+
+    The pid of the daemon's supervisor, if one had to be started.
+    """
     host = host_of(options)
     patience = _COMPILING + 2 * options.deadline
+    started = None
     for _ in range(_ATTEMPTS):
-        _ensure(host)
+        started = _ensure(host) or started
         try:
             answer = ask(host.folder / "control", "mount", options.to_json(), patience=patience)
         except NoAnswer:
@@ -48,7 +52,7 @@ def mount(options: MountOptions) -> None:
                 raise
             continue  # it was about to leave, or was killed
         if "leaving" not in answer:
-            return
+            return started
         _wait_until_it_left(host)
     raise MountFailed("no daemon stays alive long enough to mount", hint=f"see {host.log}")
 
@@ -74,15 +78,16 @@ def abandoned(runtime: Path) -> list[Answer]:
     return found
 
 
-def _ensure(host: HostOptions) -> None:
-    """Have a daemon that answers; several commands at once start one."""
+def _ensure(host: HostOptions) -> int | None:
+    """Have a daemon that answers; several commands at once start one. The pid of a new one."""
     with _one_at_a_time(Path(host.runtime)):
         if not is_served(host.folder):
             try:
-                start_daemon(_MODULE, host.to_json(), Path(host.log), end_daemon)
+                return start_daemon(_MODULE, host.to_json(), Path(host.log), end_daemon)
             except MountFailed:
                 if not is_served(host.folder):  # else its supervisor was quicker
                     raise
+    return None
 
 
 def _wait_until_it_left(host: HostOptions) -> None:

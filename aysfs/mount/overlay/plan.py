@@ -30,6 +30,7 @@ class Plan:
     options: MountOptions
     lists: tuple[Compiled, ...]
     mount_namespace: str  # in which it was asked for, as /proc/self/ns/mnt names it
+    clashes: int = 0  # paths that the lists show differently
 
     def to_values(self) -> dict[str, Any]:
         """Plain values; ``plan_from`` takes them back."""
@@ -49,4 +50,5 @@ class Plan:
 def plan_from(values: dict[str, Any]) -> Plan:
     """What ``to_values`` gave. KeyError or TypeError when it is something else."""
     lists = tuple(Compiled(**one) for one in values["lists"])
-    return Plan(from_values(values["options"]), lists, values["mount_namespace"])
+    options = from_values(values["options"])
+    return Plan(options, lists, values["mount_namespace"], values["clashes"])

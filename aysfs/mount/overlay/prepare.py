@@ -4,6 +4,7 @@ A list that was compiled before is only hashed; another is compiled in a process
 """
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -15,17 +16,22 @@ from pathlib import Path
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.errors import ExitCode, MountFailed, StoreTrouble
+from aysfs.errors import BadConfig, ExitCode, MountFailed, PathMissing, StoreTrouble
 from aysfs.image import WRITER_VERSION
 from aysfs.load import opened_lists, sha256_of
 from aysfs.mount.client import DaemonFailed
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.compile import Facts, Work
+from aysfs.mount.overlay.named import open_image
 from aysfs.mount.overlay.options import mount_namespace
 from aysfs.mount.overlay.plan import Compiled, Plan
 from aysfs.store.protocol import OpenList, Store
 
+log = logging.getLogger(__name__)
+
+_PYTHON = (sys.executable, "-P", "-m")
 _COMPILER = "aysfs.mount.overlay.compile"
+_CLASHING = "aysfs.mount.overlay.clashing"
 
 
 async def prepare(store: Store, cache: Cache, options: MountOptions) -> Plan:
@@ -33,8 +39,9 @@ async def prepare(store: Store, cache: Cache, options: MountOptions) -> Plan:
     folder = cache.root / "images"
     with trio.move_on_after(options.deadline):
         found = await opened_lists(store, options.refs, lambda lists: _find(lists, folder))
-        compiled = [await _compiled(one, options) for one in found]
-        return Plan(options, tuple(compiled), mount_namespace())
+        lists = _shown([await _compiled(one, options) for one in found], options)
+        clashes = await _report_clashes(lists) if len(lists) > 1 else 0
+        return Plan(options, tuple(lists), mount_namespace(), clashes)
     raise StoreTrouble(f"{store.label}: no list within {options.deadline:g} s")
 
 
@@ -76,11 +83,42 @@ async def _compiled(found: _Found, options: MountOptions) -> Compiled:
     )
 
 
+def _shown(lists: list[Compiled], options: MountOptions) -> list[Compiled]:
+    """The lists that have something below their base. BadConfig when there is none."""
+    shown = []
+    for one in lists:
+        try:
+            open_image(one).close()
+        except PathMissing:
+            log.info("%s: nothing lies below %s", one.source, one.base)
+        else:
+            shown.append(one)
+    if not shown:
+        sources = ", ".join(one.source for one in lists)
+        raise BadConfig(
+            f"{sources}: nothing lies below the base {options.base}",
+            hint="without --base the list's own base is shown",
+        )
+    return shown
+
+
+async def _report_clashes(lists: Sequence[Compiled]) -> int:
+    """Tell which paths the lists contradict each other in; how many they are."""
+    asked = json.dumps([asdict(one) for one in lists]).encode()
+    done = await trio.run_process([*_PYTHON, _CLASHING], stdin=asked, capture_stdout=True)
+    answer = json.loads(done.stdout)
+    for path, winner, loser in answer["told"]:
+        log.info("%s: the one of %s is shown, not that of %s", path, winner, loser)
+    if more := answer["count"] - len(answer["told"]):
+        log.info("and %d more clashes", more)
+    return int(answer["count"])
+
+
 async def _compile(found: _Found) -> Facts:
     work = Work(str(found.copy), found.source, found.mtime_ns, str(found.image), str(found.index))
     try:
         done = await trio.run_process(
-            [sys.executable, "-P", "-m", _COMPILER],
+            [*_PYTHON, _COMPILER],
             stdin=json.dumps(asdict(work)).encode(),
             capture_stdout=True,
             check=False,

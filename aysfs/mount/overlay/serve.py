@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from aysfs.cache.recovery import recover
 from aysfs.errors import AysfsError, ExitCode, MountFailed, first_of
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
-from aysfs.mount.control import serve_control
+from aysfs.mount.control import Handler, serve_control
 from aysfs.mount.durable import flush_at_last, flush_now_and_then
 from aysfs.mount.options import from_json
 from aysfs.mount.overlay import stack
@@ -64,7 +64,7 @@ async def _session(options: HostOptions, cache: Cache, ready: Callable[[], None]
     _mount(layer, folder)
     try:
         async with trio.open_nursery() as nursery:
-            host = Host(folder, cache, layer, nursery, pyfuse3.terminate)
+            host = Host(folder, cache, layer, nursery)
             for task in (
                 partial(_begin, host, options, nursery, ready),
                 partial(_stop_on_signal, host, nursery),
@@ -109,7 +109,7 @@ async def _begin(
     control = options.folder / "control"
 
     async def mount(argument: str) -> Answer:
-        if host.ending:
+        if host.ended.is_set():
             return {"leaving": True}
         await host.mount(from_json(argument))
         return {"mounted": True}
@@ -117,11 +117,30 @@ async def _begin(
     async def abandoned(_argument: str) -> Answer:
         return {"abandoned": await host.abandoned()}
 
-    handlers = {"mount": mount, "abandoned": abandoned}
-    await nursery.start(partial(serve_control, patience=_MOUNTING), control, handlers)
-    ready()
     if options.stays:
-        await trio.sleep(_STAYS)
+        nursery.start_soon(_end_if_unused, host)
+    else:
+        host.end_if_empty()
+    handlers = {"mount": mount, "abandoned": abandoned}
+    await nursery.start(_take_requests, control, handlers, host)
+    ready()
+
+
+async def _take_requests(
+    control: Path,
+    handlers: Mapping[str, Handler],
+    host: Host,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer until the last tree is gone; whoever asked before has an answer, then we leave."""
+    await serve_control(
+        control, handlers, patience=_MOUNTING, until=host.ended, task_status=task_status
+    )
+    pyfuse3.terminate()
+
+
+async def _end_if_unused(host: Host) -> None:
+    await trio.sleep(_STAYS)
     host.end_if_empty()
 
 
