@@ -55,7 +55,7 @@ class Cache:
         self._objects = f"{root}/objects"
         self._directories: set[str] = set()
         self._doubtful: set[Digest] = set()  # what ``open`` or ``has`` met with a broken stamp
-        _enter(root)
+        enter(root)
         try:
             self.usage = Usage(root, limits or Limits())
         except OSError as error:
@@ -157,7 +157,7 @@ class Cache:
             if descriptor is not None:
                 os.unlink(tmp)
             self.usage.release(len(data))
-            raise _translated(error, self.root) from error
+            raise translated(error, self.root) from error
         finally:
             if descriptor is not None:
                 os.close(descriptor)
@@ -268,7 +268,7 @@ class Insertion:
             self._descriptor = os.open(tmp, _NEW, 0o400)
         except OSError as error:
             cache.usage.release(size)
-            raise _translated(error, cache.root) from error
+            raise translated(error, cache.root) from error
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes; Corrupt as soon as they cannot be, or are not, the blob."""
@@ -284,7 +284,7 @@ class Insertion:
             try:
                 _write_all(self._descriptor, data)
             except OSError as error:
-                raise _translated(error, self._cache.root) from error
+                raise translated(error, self._cache.root) from error
 
     def restart(self) -> None:
         """Begin again with the first byte."""
@@ -297,7 +297,7 @@ class Insertion:
                 os.lseek(self._descriptor, 0, os.SEEK_SET)
                 os.ftruncate(self._descriptor, 0)
             except OSError as error:
-                raise _translated(error, self._cache.root) from error
+                raise translated(error, self._cache.root) from error
 
     def commit(self) -> int:
         """Verify, stamp and place the blob; a descriptor to read it by, the caller's to close.
@@ -311,7 +311,7 @@ class Insertion:
             try:
                 reader = self._cache.place(self._descriptor, self._tmp, self._digest, self._size)
             except OSError as error:
-                raise _translated(error, self._cache.root) from error
+                raise translated(error, self._cache.root) from error
             self._close()
             return reader
 
@@ -336,7 +336,7 @@ class Insertion:
             self._descriptor = None
 
 
-def _enter(root: Path) -> None:
+def enter(root: Path) -> None:
     """Create the directories; refuse what is another user's or readable by others."""
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -358,7 +358,7 @@ def _enter(root: Path) -> None:
         raise CacheUnusable(f"the cache {root} cannot be used: {error.strerror}") from error
 
 
-def _translated(error: OSError, root: Path) -> NoSpace | CacheUnusable:
+def translated(error: OSError, root: Path) -> NoSpace | CacheUnusable:
     if error.errno in (28, 122):  # ENOSPC, EDQUOT
         return NoSpace(f"the disk of the cache {root} is full")
     return CacheUnusable(f"the cache {root} cannot be written: {error.strerror}")

@@ -77,7 +77,7 @@ def test_an_altered_byte_is_noticed() -> None:
         damaged = bytearray(data)
         damaged[at] ^= 0x40
         if 24 <= at < 40 or 72 <= at < HEADER:
-            continue  # the uuid, which the image confirms, and what means nothing
+            continue  # the image's uuid, and what means nothing
         with pytest.raises(ImageDamaged):
             DigestIndex(bytes(damaged)).verify()
 

@@ -1,0 +1,75 @@
+"""From a list to its image in the cache: read once, and noted on the way what that tells.
+
+Serves ``load`` and the overlay engine. Takes the memory of a tree while it works, and leaves none.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import BinaryIO, Literal
+
+from aysfs.cache.images import CachedImage, Facts, ImageCache, ListKey, Owner
+from aysfs.flist import FlistReader
+from aysfs.flist.entry import Entry
+from aysfs.flist.lineage import Resolve, host_id
+from aysfs.tree import TreeBuilder
+
+
+class WatchedReader(FlistReader):
+    """A reader that notes what its list has in common, and whom it names."""
+
+    def __init__(
+        self, file: BinaryIO, *, source: str, mtime_ns: int, resolve: Resolve = host_id
+    ) -> None:
+        self.common: bytes | None = None
+        self._known: dict[tuple[Literal["user", "group"], bytes], int | None] = {}
+        self._ask = resolve
+        super().__init__(file, source=source, mtime_ns=mtime_ns, resolve=self._resolve)
+
+    def __iter__(self) -> Iterator[Entry]:
+        common, inside = self.common, b""
+        for entry in super().__iter__():
+            path = entry.path
+            if common is None:
+                common = path
+            elif path != common and not path.startswith(inside):
+                common = os.path.commonpath([common, path])
+            else:
+                yield entry
+                continue
+            inside = common.rstrip(b"/") + b"/"
+            self.common = common
+            yield entry
+
+    @property
+    def owners(self) -> tuple[Owner, ...]:
+        """The names that were looked up, and what they meant."""
+        return tuple(
+            Owner(what, os.fsdecode(name), id_) for (what, name), id_ in self._known.items()
+        )
+
+    def _resolve(self, what: Literal["user", "group"], name: bytes) -> int | None:
+        if (what, name) not in self._known:
+            self._known[what, name] = self._ask(what, name)
+        return self._known[what, name]
+
+
+def compile_list(
+    images: ImageCache, key: ListKey, file: BinaryIO, source: str, resolve: Resolve = host_id
+) -> CachedImage:
+    """Read a list from its first byte and keep its image.
+
+    Raises BadList, ImageRefused, and NoSpace or CacheUnusable when the image cannot be kept.
+    """
+    builder = TreeBuilder(b"/")
+    reader = WatchedReader(file, source=source, mtime_ns=key.mtime_ns, resolve=resolve)
+    builder.add(reader, b"/", key.mtime_ns)
+    tree = builder.build()
+    facts = Facts(
+        base=reader.header.base,
+        common=reader.common or b"/",
+        named=builder.named,
+        implied=builder.implied,
+        owners=reader.owners,
+    )
+    del builder  # as large as the tree
+    return images.put(key, tree, facts)

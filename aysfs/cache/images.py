@@ -1,0 +1,355 @@
+"""Tree images of lists that were compiled on this host, and what was found out on the way.
+
+Serves the engines and the commands that look into a list: who comes second compiles nothing.
+Owns ``<cache>/images`` (docs/format.md, "Cache"): one folder an image, renamed into place whole
+and never changed. Every opening reads all of it: the checksum of 220 MB, a million entries,
+takes 0.03 s where it is in the page cache. An image that is not what was written is removed, and
+made again by whoever needs it. All methods wait for the disk.
+
+The checksum finds accidents. Whoever can write into the cache is its user.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+import secrets
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+from aysfs.cache.blobs import enter, translated
+from aysfs.errors import CacheUnusable, ImageDamaged
+from aysfs.flist.lineage import Resolve, host_id
+from aysfs.image import WRITER_VERSION, DigestIndex, ImageTree, write_image
+from aysfs.tree import Tree
+
+BOUND = 1 << 30
+"""Bytes of all images together: about 80 lists of 60,000 entries."""
+
+_IN_USE = 3600.0  # seconds after its last use that an image is not evicted, to be mounted meanwhile
+_IMAGE, _INDEX, _FACTS = "tree.erofs", "tree.index", "facts"
+_DAMAGE = (
+    ImageDamaged,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+)  # by accident or by a later version
+_SCRATCH = "tmp-"
+
+
+class ListKey(NamedTuple):
+    """A list, as far as its image depends on it: its bytes, and the time of what has none."""
+
+    sha256: str
+    mtime_ns: int
+
+
+class Owner(NamedTuple):
+    """A name in a lineage list and what it meant on this host, None when it is unknown."""
+
+    what: Literal["user", "group"]
+    name: str
+    id: int | None
+
+
+class Facts(NamedTuple):
+    """What is known of a list that its image does not say. Paths are those of the list."""
+
+    base: bytes | None
+    """The base that the list names."""
+    common: bytes
+    """The deepest path that every line of the list is at or below."""
+    named: int
+    """Entries that a line names."""
+    implied: int
+    """Directories below ``/`` that no line names."""
+    owners: tuple[Owner, ...] = ()
+
+
+class CachedImage:
+    """An image and its index, verified, mapped and open. Close it, or take its tree."""
+
+    def __init__(self, folder: Path, facts: Facts, image: mmap.mmap, index: mmap.mmap) -> None:
+        self.path = folder / _IMAGE
+        self.facts = facts
+        self._image, self._mapped_index = image, index
+        self.index = DigestIndex(memoryview(index))
+
+    def tree(self, base: bytes = b"/") -> ImageTree:
+        """The tree below a directory of the list. It reads from what ``close`` lets go of.
+
+        ImageDamaged when it is none, PathMissing when the list has no such directory.
+        """
+        return ImageTree(self._image, source=str(self.path), base=base)
+
+    def take_tree(self, base: bytes) -> ImageTree:
+        """The tree, which lives on, and closes the image when it is closed itself."""
+        tree = self.tree(base)
+        self._close_index()
+        return tree
+
+    def close(self) -> None:
+        """Let go of both files."""
+        self._close_index()
+        self._image.close()
+
+    def _close_index(self) -> None:
+        self.index.close()
+        self._mapped_index.close()
+
+
+class ImageCache:
+    """The images of one cache directory."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        bound: int = BOUND,
+        report: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        """``root`` is the cache's. CacheUnusable when it is another's or not writable.
+
+        ``report`` is told, in one line, of every image that was found damaged.
+        """
+        self._bound, self._report = bound, report
+        self.folder = root / "images"
+        enter(root)
+        try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise translated(error, root) from error
+
+    def find(self, key: ListKey, resolve: Resolve = host_id) -> CachedImage | None:
+        """The image of a list; None when there is none that is whole and right for this host."""
+        place = self._place(key)
+        try:
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise translated(error, self.folder.parent) from error
+        try:
+            return self._opened(place, descriptor, resolve)
+        except _DAMAGE as error:
+            self._report(f"damaged tree image {place}: removed ({error})")
+            self._remove(place, os.fstat(descriptor))
+            return None
+        finally:
+            os.close(descriptor)
+
+    def put(self, key: ListKey, tree: Tree, facts: Facts) -> CachedImage:
+        """Compile the tree of the whole list and keep its image; of two at once, one is kept.
+
+        ImageRefused when no image can hold it, NoSpace or CacheUnusable when it cannot be kept.
+        """
+        place = self._place(key)
+        before = _identity(place)
+        try:
+            with self._scratch() as scratch:
+                with (
+                    open(scratch / _IMAGE, "w+b") as image,
+                    open(scratch / _INDEX, "w+b") as index,
+                    open(scratch / _FACTS, "wb") as written,
+                ):
+                    write_image(tree, image, index)
+                    for file in (image, index):
+                        _to_disk(file)
+                    written.write(_encode(facts, _checksums(image, index)))
+                    _to_disk(written)
+                self._keep(scratch, place, before)
+        except OSError as error:
+            raise translated(error, self.folder.parent) from error
+        # A name that means nothing here any more would be a reason to make it once more.
+        known = {(one.what, one.name): one.id for one in facts.owners}
+        found = self.find(key, lambda what, name: known.get((what, os.fsdecode(name))))
+        if found is None:
+            raise CacheUnusable(f"{place}: gone as soon as it was written")
+        return found
+
+    def stored(self) -> tuple[int, int]:
+        """How many images there are, and their bytes."""
+        sizes = [size for _, size, _ in self._images()]
+        return len(sizes), sum(sizes)
+
+    def clear(self) -> None:
+        """Remove all images. What is mounted or mapped lives on without its name."""
+        with self._locked():
+            for _, _, place in self._images():
+                self._put_away(place)
+
+    def _images(self) -> list[tuple[float, int, Path]]:
+        """Last use, bytes and place of every image, the one not used for longest first."""
+        folders = (one for one in self.folder.iterdir() if one.is_dir())
+        return sorted(_used(one) for one in folders if not one.name.startswith(_SCRATCH))
+
+    def _place(self, key: ListKey) -> Path:
+        return self.folder / f"{key.sha256}-{key.mtime_ns:x}-{WRITER_VERSION}"
+
+    # --- opening ---------------------------------------------------------------------------
+
+    def _opened(self, place: Path, descriptor: int, resolve: Resolve) -> CachedImage | None:
+        """Raises one of ``_DAMAGE`` for what is not as it was written."""
+        with _open_in(descriptor, _FACTS) as file:
+            facts, checksums = _decode(file.read())
+            with suppress(OSError):  # a full disk or a read-only one: it is not used less for that
+                os.utime(file.fileno())
+        if any(resolve(one.what, os.fsencode(one.name)) != one.id for one in facts.owners):
+            return None
+        with ExitStack() as mapped:
+            maps = []
+            for name, expected in zip((_IMAGE, _INDEX), checksums, strict=True):
+                with _open_in(descriptor, name) as file:
+                    found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped.callback(found.close)
+                if (len(found), zlib.crc32(found)) != expected:
+                    raise ImageDamaged(f"{name} was altered")
+                maps.append(found)
+            cached = CachedImage(place, facts, *maps)
+            mapped.pop_all()
+            return cached
+
+    # --- changing the folder, one process at a time ------------------------------------------
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A folder to write into, locked as long as its process lives; those of dead ones go."""
+        with self._locked():
+            for left in self.folder.glob(f"{_SCRATCH}*"):
+                _remove_unlocked(left)
+            scratch = self.folder / f"{_SCRATCH}{secrets.token_hex(8)}"
+            scratch.mkdir(mode=0o700)
+            descriptor = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield scratch
+        finally:
+            os.close(descriptor)
+            shutil.rmtree(scratch, ignore_errors=True)  # gone when it was kept
+
+    def _keep(self, scratch: Path, place: Path, before: int | None) -> None:
+        """Make a finished folder the image, unless somebody else just did: theirs is in use."""
+        with self._locked():
+            if _identity(place) != before:
+                return
+            self._put_away(place)
+            os.rename(scratch, place)
+            self._evict(place)
+
+    def _remove(self, place: Path, wrong: os.stat_result) -> None:
+        """Remove an image, unless another has taken its place meanwhile."""
+        with suppress(OSError), self._locked():
+            if os.path.samestat(os.stat(place), wrong):
+                self._put_away(place)
+
+    def _put_away(self, place: Path) -> None:
+        """Take a folder out of the way in one step, so that nobody finds half of it."""
+        dead = self.folder / f"{_SCRATCH}{secrets.token_hex(8)}"
+        try:
+            os.rename(place, dead)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(dead, ignore_errors=True)
+
+    def _evict(self, new: Path) -> None:
+        """Remove what was not used for the longest time, until the rest is within the bound.
+
+        What is mounted or mapped lives on without its name; so may what was opened just now.
+        """
+        images = self._images()
+        total = sum(size for _, size, _ in images)
+        for used, size, place in images:
+            if total <= self._bound or used > time.time() - _IN_USE:
+                return
+            if place != new:
+                self._put_away(place)
+                total -= size
+
+
+def _identity(place: Path) -> int | None:
+    try:
+        return place.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _used(place: Path) -> tuple[float, int, Path]:
+    used, size = 0.0, 0
+    with suppress(FileNotFoundError):
+        for file in place.iterdir():
+            size += file.stat().st_size
+        used = (place / _FACTS).stat().st_mtime
+    return used, size, place
+
+
+def _remove_unlocked(folder: Path) -> None:
+    """Remove a scratch folder whose process is gone."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+def _open_in(folder: int, name: str) -> BinaryIO:
+    return open(name, "rb", opener=partial(os.open, dir_fd=folder))
+
+
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+Checksums = list[tuple[int, int]]  # of image and index: length and crc32
+
+
+def _checksums(*files: BinaryIO) -> Checksums:
+    found = []
+    for file in files:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            found.append((len(mapped), zlib.crc32(mapped)))
+    return found
+
+
+def _encode(facts: Facts, checksums: Checksums) -> bytes:
+    """Facts and checksums as JSON, behind a checksum of their own."""
+    paths = {
+        "base": None if facts.base is None else os.fsdecode(facts.base),
+        "common": os.fsdecode(facts.common),
+    }
+    text = json.dumps(facts._asdict() | paths | {"checksums": checksums}).encode()
+    return b"%08x\n%b\n" % (zlib.crc32(text), text)
+
+
+def _decode(data: bytes) -> tuple[Facts, Checksums]:
+    """ImageDamaged when it is not what ``_encode`` wrote."""
+    text = data[9:-1]
+    if data != b"%08x\n%b\n" % (zlib.crc32(text), text):
+        raise ImageDamaged("what is known of its list was altered")
+    found = json.loads(text)
+    facts = Facts(
+        base=None if found["base"] is None else os.fsencode(found["base"]),
+        common=os.fsencode(found["common"]),
+        named=found["named"],
+        implied=found["implied"],
+        owners=tuple(Owner(*one) for one in found["owners"]),
+    )
+    return facts, [(length, crc) for length, crc in found["checksums"]]
