@@ -13,6 +13,7 @@ from pathlib import Path
 import trio
 
 from aysfs.cache.blobs import Cache
+from aysfs.cache.images import ImageCache
 from aysfs.errors import MountBusy, MountFailed, first_of
 from aysfs.kernel import mounts
 from aysfs.kernel.table import kernel_mounts
@@ -21,6 +22,7 @@ from aysfs.mount.control import serve_control
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.fault import FaultLayer, Why
 from aysfs.mount.overlay.holders import holders
+from aysfs.mount.overlay.named import open_lists
 from aysfs.mount.overlay.plan import Plan
 from aysfs.mount.overlay.prepare import prepare
 from aysfs.mount.overlay.sources import Sources
@@ -58,6 +60,7 @@ class Host:
         self.ended = trio.Event()
         """The last tree is gone. Nothing more is mounted: another daemon must be started."""
         self._cache = cache
+        self._images = ImageCache(cache.root, report=log.warning)
         self._layer = layer
         self._nursery = nursery
         self._begun = 0  # requests that may still become a tree
@@ -111,14 +114,16 @@ class Host:
 
     async def _first_tree(self, options: MountOptions, plan: Plan | None) -> Tree:
         source = await self.sources.enter(options)
-        again = plan is not None
-        if plan is None:
-            try:
-                plan = await prepare(source.store, self._cache, options)
-            except BaseException:
-                self.sources.leave(source)
-                raise
-        return await self.trees.plant(plan, source, again=again)
+        try:
+            again, lists = plan is not None, None
+            if plan is not None:
+                lists = await trio.to_thread.run_sync(open_lists, self._images, plan.lists)
+            if plan is None or lists is None:
+                plan, lists = await prepare(source.store, self._images, options)
+        except BaseException:
+            self.sources.leave(source)
+            raise
+        return await self.trees.plant(plan, lists, source, again=again)
 
     async def _answer(
         self, mount: _Mount, claim: Claim, task_status: trio.TaskStatus[None]
@@ -181,18 +186,20 @@ class Host:
             raise MountBusy(f"{old.point} is being reloaded by somebody else")
         mount.changing = True
         try:
-            plan = await prepare(old.source.store, self._cache, old.plan.options)
+            plan, lists = await prepare(old.source.store, self._images, old.plan.options)
             if plan.lists == old.plan.lists:
-                return {"changed": False, "entries": plan.entries}
+                lists.close()
+                return {"changed": False, "entries": old.lists.entries}
+            # A source that is in use is there at once: nothing can come between.
             source = await self.sources.enter(plan.options)
-            mount.tree = await self.trees.plant(plan, source, again=True)
+            mount.tree = await self.trees.plant(plan, lists, source, again=True)
         finally:
             mount.changing = False
             self._look()
         _publish(claim, plan)
         await self.trees.retire(old)
-        log.info("reloaded: %d entries", plan.entries)
-        return {"changed": True, "entries": plan.entries}
+        log.info("reloaded: %d entries", lists.entries)
+        return {"changed": True, "entries": lists.entries}
 
     async def _status(self, mount: _Mount) -> Answer:
         """What ``aysfs status`` shows; the keys are those of the fuse engine's answer."""
@@ -214,8 +221,8 @@ class Host:
             "cache_used": self._cache.usage.used,
             "base": plan.lists[0].base,
             "lists": [{"source": one.source, "sha256": one.sha256} for one in plan.lists],
-            "entries": plan.entries,
-            "size": plan.size,
+            "entries": tree.lists.entries,
+            "size": tree.lists.size,
             "clashes": plan.clashes,
             "generations": 1 + sum(one.point == options.point for one in self.trees.old),
             "misses": counters.misses,

@@ -1,56 +1,66 @@
-"""Which blobs the lists of a mount name: their tree images and digest indexes, mapped."""
+"""The lists of a mount, compiled and open: which blobs they name, how large, and by which path."""
 
-import mmap
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from pathlib import Path
 
+from aysfs.cache.images import CachedImage, ImageCache
 from aysfs.digest import Digest
 from aysfs.errors import ImageDamaged
-from aysfs.image import DigestIndex, ImageTree
-from aysfs.mount.overlay.plan import Compiled
+from aysfs.image import ImageTree
+from aysfs.mount.overlay.plan import ShownList
 
 
-class _List(NamedTuple):
-    digests: DigestIndex
-    tree: ImageTree
+class OpenedLists:
+    """Images and indexes, the list that was named first asked first. Close it when done."""
 
-
-class Indexes:
-    """What the lists of one mount name, the first named asked first. Close it when done."""
-
-    def __init__(self, lists: Sequence[Compiled]) -> None:
-        """OSError or ImageDamaged when one cannot be used."""
-        self._lists: list[_List] = []
-        with ExitStack() as opened:
-            for one in lists:
-                index_map = _mapped(one.index)
-                opened.callback(index_map.close)
-                index = DigestIndex(memoryview(index_map))
-                opened.callback(index.close)
-                tree = open_image(one)
-                opened.callback(tree.close)
-                self._lists.append(_List(index, tree))
-            self._opened = opened.pop_all()
+    def __init__(self, images: Sequence[CachedImage], bases: Sequence[bytes]) -> None:
+        """Takes the images over. PathMissing when one has no directory of its base."""
+        self._images = images
+        self._trees: list[ImageTree] = []
+        with ExitStack() as undo:
+            for image in images:
+                undo.callback(image.close)
+            for image, base in zip(images, bases, strict=True):
+                self._trees.append(image.tree(base))
+            self._close = undo.pop_all()
 
     def close(self) -> None:
         """Let go of the files."""
-        self._lists.clear()
-        self._opened.close()
+        self._close.close()
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the images."""
+        return [image.path for image in self._images]
+
+    @property
+    def trees(self) -> list[ImageTree]:
+        """What each list shows."""
+        return self._trees
+
+    @property
+    def entries(self) -> int:
+        """Entries of all lists."""
+        return sum(len(tree) for tree in self._trees)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files of all lists."""
+        return sum(tree.total_size for tree in self._trees)
 
     def size_of(self, digest: Digest) -> int | None:
         """The size of a blob that the lists name, else None."""
-        for index, _ in self._lists:
-            record = index.find(digest)
+        for image in self._images:
+            record = image.index.find(digest)
             if record is not None:
                 return record.size
         return None
 
     def path_of(self, digest: Digest) -> str:
         """A path in the lists that names the blob, as text for people."""
-        for index, tree in self._lists:
-            record = index.find(digest)
+        for image, tree in zip(self._images, self._trees, strict=True):
+            record = image.index.find(digest)
             if record is not None:
                 try:
                     path = tree.path_of(record.directory, record.ordinal)
@@ -60,11 +70,15 @@ class Indexes:
         return digest.hex()
 
 
-def open_image(one: Compiled) -> ImageTree:
-    """The tree of a compiled list as the mount shows it; PathMissing when it has no such base."""
-    return ImageTree(_mapped(one.image), source=one.source, base=os.fsencode(one.base))
-
-
-def _mapped(path: str) -> mmap.mmap:
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+def open_lists(images: ImageCache, lists: Sequence[ShownList]) -> OpenedLists | None:
+    """Lists that were compiled before; None when an image is gone or damaged. Reads all of them."""
+    with ExitStack() as undo:
+        found = []
+        for one in lists:
+            image = images.find(one.key)
+            if image is None:
+                return None
+            undo.callback(image.close)
+            found.append(image)
+        undo.pop_all()
+    return OpenedLists(found, [one.base.encode(errors="surrogateescape") for one in lists])

@@ -1,4 +1,4 @@
-"""What a mount of the overlay engine shows: what was asked for, and its lists, compiled.
+"""What a mount of the overlay engine shows: what was asked for, and which lists.
 
 Written down beside the mount, so that a daemon that takes over shows the very same tree, whatever
 the store says by then.
@@ -7,28 +7,31 @@ the store says by then.
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from aysfs.cache.images import ListKey
 from aysfs.mount.options import MountOptions, from_values
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """One list, compiled. ``size`` is in bytes, ``entries`` and ``size`` are the whole list's."""
+class ShownList:
+    """One list, whose image is in the cache under its key."""
 
     source: str
     sha256: str
-    image: str  # path of the tree image
-    index: str  # path of its digest index
+    mtime_ns: int
     base: str  # the path of the list that the mount's root shows
-    entries: int
-    size: int
+
+    @property
+    def key(self) -> ListKey:
+        """By which the cache knows its image."""
+        return ListKey(self.sha256, self.mtime_ns)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A mount whose lists are ready."""
+    """A mount whose lists are compiled."""
 
     options: MountOptions
-    lists: tuple[Compiled, ...]
+    lists: tuple[ShownList, ...]
     mount_namespace: str  # in which it was asked for, as /proc/self/ns/mnt names it
     clashes: int = 0  # paths that the lists show differently
 
@@ -36,19 +39,9 @@ class Plan:
         """Plain values; ``plan_from`` takes them back."""
         return asdict(self)
 
-    @property
-    def entries(self) -> int:
-        """Entries of all lists."""
-        return sum(one.entries for one in self.lists)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files of all lists."""
-        return sum(one.size for one in self.lists)
-
 
 def plan_from(values: dict[str, Any]) -> Plan:
     """What ``to_values`` gave. KeyError or TypeError when it is something else."""
-    lists = tuple(Compiled(**one) for one in values["lists"])
+    lists = tuple(ShownList(**one) for one in values["lists"])
     options = from_values(values["options"])
     return Plan(options, lists, values["mount_namespace"], values["clashes"])

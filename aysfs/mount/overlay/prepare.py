@@ -1,4 +1,4 @@
-"""From the names of lists to tree images in the cache, for the daemon.
+"""From the names of lists to open tree images, for the daemon.
 
 A list that was compiled before is only hashed; another is compiled in a process of its own.
 """
@@ -6,25 +6,26 @@ A list that was compiled before is only hashed; another is compiled in a process
 import json
 import logging
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import trio
 
-from aysfs.cache.blobs import Cache
-from aysfs.errors import BadConfig, ExitCode, MountFailed, PathMissing, StoreTrouble
-from aysfs.image import WRITER_VERSION
+from aysfs.cache.images import CachedImage, Facts, ImageCache, ListKey
+from aysfs.errors import BadConfig, CacheUnusable, ExitCode, MountFailed, PathMissing, StoreTrouble
 from aysfs.load import opened_lists, sha256_of
 from aysfs.mount.client import DaemonFailed
 from aysfs.mount.options import MountOptions
-from aysfs.mount.overlay.compile import Facts, Work
-from aysfs.mount.overlay.named import open_image
+from aysfs.mount.overlay.clashing import Comparison
+from aysfs.mount.overlay.compile import Work
+from aysfs.mount.overlay.named import OpenedLists
 from aysfs.mount.overlay.options import mount_namespace
-from aysfs.mount.overlay.plan import Compiled, Plan
+from aysfs.mount.overlay.plan import Plan, ShownList
 from aysfs.store.protocol import OpenList, Store
 
 log = logging.getLogger(__name__)
@@ -34,77 +35,129 @@ _COMPILER = "aysfs.mount.overlay.compile"
 _CLASHING = "aysfs.mount.overlay.clashing"
 
 
-async def prepare(store: Store, cache: Cache, options: MountOptions) -> Plan:
-    """Have the images of a mount's lists in the cache. Raises as ``load_tree`` does."""
-    folder = cache.root / "images"
+async def prepare(
+    store: Store, images: ImageCache, options: MountOptions
+) -> tuple[Plan, OpenedLists]:
+    """What a mount shows, and its lists, open. Raises as ``load_tree`` does, and ImageRefused."""
+    with ExitStack() as undo:
+        found = await _find(store, images, options)
+        for one in found:
+            undo.callback(one.close)
+        for one in found:
+            await one.complete(images, Path(options.cache))
+        shown = [one for one in found if one.has_base(options)]
+        if not shown:
+            sources = ", ".join(one.source for one in found)
+            raise BadConfig(
+                f"{sources}: nothing lies below the base {options.base}",
+                hint="without --base the list's own base is shown",
+            )
+        lists = tuple(one.shown(options) for one in shown)
+        clashes = await _report_clashes(options.cache, lists) if len(lists) > 1 else 0
+        opened = OpenedLists(
+            [one.take() for one in shown], [os.fsencode(one.base) for one in lists]
+        )
+    return Plan(options, lists, mount_namespace(), clashes), opened
+
+
+async def _find(store: Store, images: ImageCache, options: MountOptions) -> list["_Found"]:
+    def look(lists: Sequence[OpenList]) -> list[_Found]:
+        return [_Found(one, images) for one in lists]
+
     with trio.move_on_after(options.deadline):
-        found = await opened_lists(store, options.refs, lambda lists: _find(lists, folder))
-        lists = _shown([await _compiled(one, options) for one in found], options)
-        clashes = await _report_clashes(lists) if len(lists) > 1 else 0
-        return Plan(options, tuple(lists), mount_namespace(), clashes)
+        return await opened_lists(store, options.refs, look)
     raise StoreTrouble(f"{store.label}: no list within {options.deadline:g} s")
 
 
-def _find(lists: Sequence[OpenList], folder: Path) -> list["_Found"]:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return [_Found(one, folder) for one in lists]
-
-
 class _Found:
-    """A list, and the files of its image, which may have to be made."""
+    """A list, and its image, which may have to be made."""
 
-    def __init__(self, one: OpenList, folder: Path) -> None:
+    def __init__(self, one: OpenList, images: ImageCache) -> None:
         """Hash the list, and copy it when there is no image of it. Waits for the store."""
-        self.source, self.mtime_ns = one.source, one.mtime_ns
-        self.sha256 = sha256_of(one.file)
-        stem = f"{self.sha256}-{WRITER_VERSION}"
-        self.image, self.index = folder / f"{stem}.erofs", folder / f"{stem}.index"
-        self.kept = folder / f"{stem}.json"
-        self.copy = folder / f"{stem}.{os.getpid()}.list"
-        if not self.kept.exists():
-            with open(self.copy, "wb") as copy:
+        self.source = one.source
+        self._key = ListKey(sha256_of(one.file), one.mtime_ns)
+        self._image = images.find(self._key)
+        self._copy: Path | None = None
+        if self._image is None:
+            self._copy = images.folder / f"{secrets.token_hex(8)}.list"
+            with open(self._copy, "wb") as copy:
                 shutil.copyfileobj(one.file, copy)
 
+    def close(self) -> None:
+        """Let go of what nobody took."""
+        if self._copy is not None:
+            with suppress(FileNotFoundError):
+                self._copy.unlink()
+        if self._image is not None:
+            self._image.close()
 
-async def _compiled(found: _Found, options: MountOptions) -> Compiled:
-    try:
-        facts = Facts(**json.loads(found.kept.read_text()))
-    except FileNotFoundError:
-        facts = await _compile(found)
-    base = _choose(facts, options)
-    return Compiled(
-        found.source,
-        found.sha256,
-        str(found.image),
-        str(found.index),
-        base,
-        facts.entries,
-        facts.size,
-    )
+    def take(self) -> CachedImage:
+        """The image, which is the caller's from here on."""
+        assert self._image is not None
+        image, self._image = self._image, None
+        return image
 
+    async def complete(self, images: ImageCache, cache: Path) -> None:
+        """Have the image."""
+        if self._copy is not None:
+            path = str(self._copy)
+            work = Work(str(cache), path, self.source, self._key.sha256, self._key.mtime_ns)
+            await _compile(work)
+            self._image = await trio.to_thread.run_sync(images.find, self._key)
+        if self._image is None:
+            raise CacheUnusable(f"{images.folder}: the image of {self.source} is gone already")
 
-def _shown(lists: list[Compiled], options: MountOptions) -> list[Compiled]:
-    """The lists that have something below their base. BadConfig when there is none."""
-    shown = []
-    for one in lists:
+    def shown(self, options: MountOptions) -> ShownList:
+        """The list as a plan has it."""
+        base = self._choose(options)
+        return ShownList(self.source, self._key.sha256, self._key.mtime_ns, os.fsdecode(base))
+
+    def has_base(self, options: MountOptions) -> bool:
+        """Whether the list has anything to show."""
+        assert self._image is not None
+        base = self._choose(options)
         try:
-            open_image(one).close()
+            self._image.tree(base)
         except PathMissing:
-            log.info("%s: nothing lies below %s", one.source, one.base)
-        else:
-            shown.append(one)
-    if not shown:
-        sources = ", ".join(one.source for one in lists)
-        raise BadConfig(
-            f"{sources}: nothing lies below the base {options.base}",
-            hint="without --base the list's own base is shown",
-        )
-    return shown
+            log.info("%s: nothing lies below %s", self.source, os.fsdecode(base))
+            return False
+        return True
+
+    def _choose(self, options: MountOptions) -> bytes:
+        """As ``choose_base``, from what is kept of a list."""
+        assert self._image is not None
+        return _base_of(self._image.facts, options)
 
 
-async def _report_clashes(lists: Sequence[Compiled]) -> int:
+def _base_of(facts: Facts, options: MountOptions) -> bytes:
+    given = facts.base if options.base is None else os.fsencode(options.base)
+    if given is not None:
+        return b"/" + given.strip(b"/")
+    point = os.fsencode(options.point)
+    return point if facts.common == point or facts.common.startswith(point + b"/") else b"/"
+
+
+async def _compile(work: Work) -> None:
+    done = await trio.run_process(
+        [*_PYTHON, _COMPILER],
+        stdin=json.dumps(asdict(work)).encode(),
+        capture_stdout=True,
+        check=False,
+    )
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        raise MountFailed(
+            f"{work.source}: its image was not made: the compiler ended with {done.returncode}",
+            hint="the log has what it said",
+        ) from None
+    if "failed" in answer:
+        raise DaemonFailed(answer["failed"], answer.get("code", ExitCode.MOUNT), answer["hint"])
+
+
+async def _report_clashes(cache: str, lists: tuple[ShownList, ...]) -> int:
     """Tell which paths the lists contradict each other in; how many they are."""
-    asked = json.dumps([asdict(one) for one in lists]).encode()
+    asked = json.dumps(asdict(Comparison(cache, lists))).encode()
     done = await trio.run_process([*_PYTHON, _CLASHING], stdin=asked, capture_stdout=True)
     answer = json.loads(done.stdout)
     for path, winner, loser in answer["told"]:
@@ -112,37 +165,3 @@ async def _report_clashes(lists: Sequence[Compiled]) -> int:
     if more := answer["count"] - len(answer["told"]):
         log.info("and %d more clashes", more)
     return int(answer["count"])
-
-
-async def _compile(found: _Found) -> Facts:
-    work = Work(str(found.copy), found.source, found.mtime_ns, str(found.image), str(found.index))
-    try:
-        done = await trio.run_process(
-            [*_PYTHON, _COMPILER],
-            stdin=json.dumps(asdict(work)).encode(),
-            capture_stdout=True,
-            check=False,
-        )
-    finally:
-        with suppress(FileNotFoundError):
-            found.copy.unlink()
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        raise MountFailed(
-            f"{found.source}: its image was not made: the compiler ended with {done.returncode}",
-            hint="the log has what it said",
-        ) from None
-    if "failed" in answer:
-        raise DaemonFailed(answer["failed"], answer.get("code", ExitCode.MOUNT), answer["hint"])
-    found.kept.write_text(json.dumps(answer))
-    return Facts(**answer)
-
-
-def _choose(facts: Facts, options: MountOptions) -> str:
-    """As ``choose_base``, from what is kept of a list."""
-    given = options.base if options.base is not None else facts.base
-    if given is not None:
-        return "/" + given.strip("/")
-    point = options.point
-    return point if facts.common == point or facts.common.startswith(point + "/") else "/"

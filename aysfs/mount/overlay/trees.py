@@ -16,7 +16,7 @@ from aysfs.errors import BadConfig
 from aysfs.kernel import mounts
 from aysfs.mount.overlay import stack
 from aysfs.mount.overlay.fault import FaultLayer, Slot
-from aysfs.mount.overlay.named import Indexes
+from aysfs.mount.overlay.named import OpenedLists
 from aysfs.mount.overlay.plan import Plan
 from aysfs.mount.overlay.sources import Source, Sources
 
@@ -30,6 +30,7 @@ class Tree:
     """What one overlay shows. ``device`` is its number in the mount table."""
 
     plan: Plan
+    lists: OpenedLists
     slot: Slot
     source: Source
     device: str = ""
@@ -61,20 +62,16 @@ class Trees:
         self._nursery = nursery
         self._empty = empty
 
-    async def plant(self, plan: Plan, source: Source, *, again: bool) -> Tree:
+    async def plant(self, plan: Plan, lists: OpenedLists, source: Source, *, again: bool) -> Tree:
         """Make the overlay of a plan and put it at its mount point.
 
-        ``again`` puts it in place of what is mounted there. The tree takes over its use of the
-        source, whatever happens. Raises MountFailed, or BadConfig for options it cannot have.
+        ``again`` puts it in place of what is mounted there. The tree takes over the lists and its
+        use of the source, whatever happens. Raises MountFailed, or BadConfig for options it
+        cannot have.
         """
-        try:
-            indexes = await trio.to_thread.run_sync(Indexes, plan.lists)
-        except BaseException:
-            self._sources.leave(source)
-            raise
-        slot = self._layer.add(", ".join(plan.options.services), indexes, source.fetcher)
-        tree = Tree(plan, slot, source)
-        self._nursery.start_soon(self._bury, tree, indexes)
+        slot = self._layer.add(", ".join(plan.options.services), lists, source.fetcher)
+        tree = Tree(plan, lists, slot, source)
+        self._nursery.start_soon(self._bury, tree)
         try:
             tree.device = await trio.to_thread.run_sync(self._put, tree, again)
         except BaseException:
@@ -87,7 +84,8 @@ class Trees:
         options = tree.plan.options
         get, eio = (str(fault_point(self._folder) / layer) for layer in tree.slot.layers)
         data = [f"{self._cache.root}/objects", get, f"{self._cache.root}/incoming", eio]
-        lowers = [stack.Lower(Path(one.image), os.fsencode(one.base)) for one in tree.plan.lists]
+        bases = [os.fsencode(one.base) for one in tree.plan.lists]
+        lowers = list(map(stack.Lower, tree.lists.paths, bases))
         attributes = mount_attributes(options.fuse_options)
         private = self._folder / f"tree-{tree.slot.number}"
         private.mkdir(mode=0o700, exist_ok=True)
@@ -114,14 +112,14 @@ class Trees:
     async def _forget(self, tree: Tree) -> None:
         await trio.to_thread.run_sync(self._layer.forget_kept, tree.slot, abandon_on_cancel=True)
 
-    async def _bury(self, tree: Tree, indexes: Indexes) -> None:
+    async def _bury(self, tree: Tree) -> None:
         """Wait until nobody holds a tree, then let go of what served it."""
         try:
             await tree.slot.released.wait()
         finally:
             if tree in self.old:
                 self.old.remove(tree)
-            indexes.close()
+            tree.lists.close()
             self._sources.leave(tree.source)
         self._empty()
 
