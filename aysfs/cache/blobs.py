@@ -371,10 +371,22 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def _hash(descriptor: int) -> Digest:
+    """The digest of a whole file, which takes no more of the page cache than it did before."""
+    was_there = in_page_cache(descriptor)
     hasher = digests.hasher()
     while chunk := os.read(descriptor, _CHUNK):
         hasher.update(chunk)
+    if not was_there:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     return Digest(hasher.digest())
+
+
+def in_page_cache(descriptor: int) -> bool:
+    """Whether the first page of a file is in memory: nobody but the kernel knows who reads."""
+    try:
+        return os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+    except OSError:  # EAGAIN: on the disk; EOPNOTSUPP: this file system cannot say
+        return False
 
 
 def _scandir(path: str) -> list["os.DirEntry[str]"]:

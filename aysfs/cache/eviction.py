@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from aysfs.cache.blobs import Cache, Stored
+from aysfs.cache.blobs import Cache, Stored, in_page_cache
 from aysfs.cache.held import let_go
 from aysfs.cache.incoming import KEPT
 from aysfs.cache.usage import on_disk
@@ -137,15 +137,12 @@ def _only_ours(descriptor: int) -> bool:
 
 
 def _in_page_cache(path: str) -> bool:
-    """Whether the first page of a file is in memory: nobody but the kernel knows who reads."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        return os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT) == 1
-    except OSError:  # EAGAIN: on the disk; EOPNOTSUPP: this file system cannot say
-        return False
+        return in_page_cache(descriptor)
     finally:
         os.close(descriptor)
 

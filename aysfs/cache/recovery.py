@@ -65,6 +65,18 @@ def scrub(cache: Cache, progress: Callable[[int, int], None] | None = None) -> t
     return checked, wrong
 
 
+def look_over(cache: Cache) -> int:
+    """Hash the entries whose stamp is broken; how many were wrong and are quarantined.
+
+    For those who cannot check a stamp when a blob is opened. Some microseconds an entry.
+    """
+    wrong = 0
+    for stored in list(cache.scan()):
+        if not cache.has(stored.digest, stored.size):
+            wrong += not cache.revalidate(stored.digest, stored.size)
+    return wrong
+
+
 def _boot() -> str:
     return _BOOT.read_text().strip()
 

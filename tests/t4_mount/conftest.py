@@ -24,6 +24,9 @@ from aysfs.publish.push import push
 from aysfs.store.directory import DirectoryStore
 from tests.conftest import SUSPICIOUS
 
+every_engine = pytest.mark.parametrize("engine", ["fuse", "overlay"])
+"""What every engine must pass."""
+
 
 @dataclass
 class Site:
@@ -66,6 +69,7 @@ class Site:
         return MountOptions(**(values | more))  # type: ignore[arg-type]  # as the test says
 
     def mount(self, *services: str, point: Path | None = None, **more: object) -> int:
+        """Mount; the process that was started for it or, where none was, that serves it."""
         options = self.options(*services, point=point, **more)
         Path(options.point).mkdir(exist_ok=True)
         life.check_point(Path(options.point))
@@ -73,7 +77,9 @@ class Site:
             self.children.append(life.start(options))
         elif (daemon := self._mount_overlay(options)) is not None:
             self.children.append(daemon)
-        return self.pid(Path(options.point))
+        else:
+            return self.pid(Path(options.point))
+        return self.children[-1]
 
     def _mount_overlay(self, options: MountOptions) -> int | None:
         try:
@@ -125,7 +131,7 @@ class Site:
 
 @pytest.fixture
 def engine() -> str:
-    """The engine of a test's mounts; modules whose tests every engine must pass name them all."""
+    """The engine of a test's mounts, unless ``every_engine`` marks the test."""
     return "fuse"
 
 

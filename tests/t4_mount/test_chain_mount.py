@@ -4,7 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
-from tests.t4_mount.conftest import Site
+from tests.t4_mount.conftest import Site, every_engine
+
+pytestmark = every_engine
 
 
 def test_a_mount_outlives_its_first_store(site: Site, tree: Path) -> None:

@@ -11,13 +11,9 @@ import pytest
 
 from aysfs.errors import ExitCode
 from aysfs.mount.client import DaemonFailed
-from tests.t4_mount.conftest import Site, run
+from tests.t4_mount.conftest import Site, every_engine, run
 
-
-@pytest.fixture(params=["fuse", "overlay"])
-def engine(request: pytest.FixtureRequest) -> str:
-    """Every engine."""
-    return str(request.param)
+pytestmark = every_engine
 
 
 def facts(top: Path, path: Path) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ import pytest
 from aysfs.errors import ExitCode, MountFailed
 from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount.client import DaemonFailed
-from tests.t4_mount.conftest import PYTHON, Site, ended, run
+from tests.t4_mount.conftest import PYTHON, Site, ended, every_engine, run
 
 
 def md5(path: Path) -> str:
@@ -40,6 +40,7 @@ def served(site: Site, tree: Path) -> Site:
     return site
 
 
+@every_engine
 def test_a_store_that_vanishes_is_eio_and_heals(served: Site, tree: Path) -> None:
     store = served.root / "store"
     store.rename(served.root / "away")
@@ -50,6 +51,7 @@ def test_a_store_that_vanishes_is_eio_and_heals(served: Site, tree: Path) -> Non
     served.umount()
 
 
+@every_engine
 def test_a_missing_blob_is_eio_for_all_and_one_flight(served: Site, tree: Path) -> None:
     blob = served.blob(md5(tree / "data"))
     blob.rename(served.root / "kept")
@@ -69,6 +71,7 @@ def test_a_missing_blob_is_eio_for_all_and_one_flight(served: Site, tree: Path) 
     served.umount()
 
 
+@every_engine
 @pytest.mark.parametrize("how", ["flipped", "truncated", "another", "empty"])
 def test_wrong_bytes_from_the_store_never_reach_a_reader(
     served: Site, tree: Path, how: str
@@ -105,6 +108,7 @@ def test_a_damaged_cache_entry_is_fetched_again(served: Site, tree: Path, how: s
     served.umount()
 
 
+@every_engine
 def test_a_full_disk_is_enospc_and_heals(site: Site, tree: Path) -> None:
     cache = site.root / "cache"
     cache.mkdir()
@@ -136,6 +140,7 @@ def test_a_read_only_cache_is_said_before_the_mount(site: Site, tree: Path) -> N
         run("umount", cache)
 
 
+@every_engine
 def test_a_killed_daemon_is_enotconn_and_the_next_mount_repairs(served: Site, tree: Path) -> None:
     assert md5(served.point / "data") == md5(tree / "data")
     os.kill(served.pid(), signal.SIGKILL)
@@ -149,6 +154,7 @@ def test_a_killed_daemon_is_enotconn_and_the_next_mount_repairs(served: Site, tr
     served.umount()
 
 
+@every_engine
 def test_two_daemons_and_readers_race_for_the_same_blobs(
     served: Site, tree: Path, tmp_path: Path
 ) -> None:
@@ -266,6 +272,7 @@ def test_a_stalled_store_is_eio_and_a_killed_reader_is_gone(site: Site, tree: Pa
         assert daemon.wait(20) == 0
 
 
+@every_engine
 def test_a_cache_that_is_removed_does_not_end_the_mount_in_an_error(
     served: Site, tree: Path
 ) -> None:

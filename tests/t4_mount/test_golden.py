@@ -6,7 +6,9 @@ import shutil
 import stat
 from pathlib import Path
 
-from tests.t4_mount.conftest import Site, run
+from tests.t4_mount.conftest import Site, every_engine, run
+
+pytestmark = every_engine
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "store-v2"
 MOMENT = 1_700_000_000_123_456_789

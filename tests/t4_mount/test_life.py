@@ -21,9 +21,10 @@ from aysfs.mount.runtime import (
     records,
     sweep,
 )
-from tests.t4_mount.conftest import PYTHON, Site, run
+from tests.t4_mount.conftest import PYTHON, Site, every_engine, run
 
 
+@every_engine
 def test_ready_means_usable(site: Site, tree: Path) -> None:
     site.push(tree)
     site.mount()
@@ -32,6 +33,7 @@ def test_ready_means_usable(site: Site, tree: Path) -> None:
     site.umount()
 
 
+@every_engine
 @pytest.mark.parametrize(
     ("service", "code", "words"),
     [
@@ -52,6 +54,7 @@ def test_a_failed_mount_says_why_and_leaves_nothing(
     assert os.listdir(site.root / "run") == []
 
 
+@every_engine
 def test_a_malformed_list_is_named_with_its_line(site: Site, tree: Path) -> None:
     site.push(tree)
     site.expected.append("ERROR aysfs:")
@@ -71,6 +74,7 @@ def test_what_fuse_does_not_take_is_said(site: Site, tree: Path) -> None:
     assert "bogus" in site.logs().splitlines()[0]
 
 
+@every_engine
 def test_a_base_below_which_nothing_lies_is_said(site: Site, tree: Path) -> None:
     site.push(tree)
     site.expected.append("ERROR aysfs:")
@@ -78,6 +82,7 @@ def test_a_base_below_which_nothing_lies_is_said(site: Site, tree: Path) -> None
         site.mount(base="/opt/tset")
 
 
+@every_engine
 def test_a_base_that_the_list_names_may_be_empty(site: Site, tree: Path) -> None:
     site.push(tree)
     site.mount(base="/opt/test/empty-dir")
@@ -85,6 +90,7 @@ def test_a_base_that_the_list_names_may_be_empty(site: Site, tree: Path) -> None
     site.umount()
 
 
+@every_engine
 def test_a_list_that_never_answers_is_trouble_at_the_deadline(site: Site) -> None:
     """A fifo that nobody writes to: what a dead network file system does."""
     os.mkfifo(site.root / "silent.flist")
@@ -95,6 +101,7 @@ def test_a_list_that_never_answers_is_trouble_at_the_deadline(site: Site) -> Non
     assert os.listdir(site.root / "run") == []
 
 
+@every_engine
 def test_a_store_that_is_gone_is_trouble_not_missing(site: Site, tree: Path) -> None:
     site.push(tree)
     (site.root / "store").rename(site.root / "away")
@@ -104,6 +111,7 @@ def test_a_store_that_is_gone_is_trouble_not_missing(site: Site, tree: Path) -> 
     assert failed.value.code == ExitCode.STORE
 
 
+@every_engine
 def test_a_second_mount_at_the_same_point_is_refused(site: Site, tree: Path) -> None:
     site.push(tree)
     site.mount()
@@ -114,6 +122,7 @@ def test_a_second_mount_at_the_same_point_is_refused(site: Site, tree: Path) -> 
     site.umount()
 
 
+@every_engine
 def test_a_missing_mount_point_is_said(site: Site) -> None:
     with pytest.raises(MountFailed, match="there is no"):
         life.check_point(site.root / "nowhere")
@@ -122,6 +131,7 @@ def test_a_missing_mount_point_is_said(site: Site) -> None:
         life.check_point(site.root / "file")
 
 
+@every_engine
 def test_a_busy_mount_is_said_and_stays(site: Site, tree: Path) -> None:
     site.push(tree)
     site.mount()
@@ -133,6 +143,7 @@ def test_a_busy_mount_is_said_and_stays(site: Site, tree: Path) -> None:
     site.umount()
 
 
+@every_engine
 def test_a_lazy_unmount_serves_whoever_holds_on(site: Site, tree: Path) -> None:
     site.push(tree)
     pid = site.mount()
@@ -145,12 +156,14 @@ def test_a_lazy_unmount_serves_whoever_holds_on(site: Site, tree: Path) -> None:
     os.waitpid(pid, 0)
 
 
+@every_engine
 def test_unmounting_nothing_is_said(site: Site) -> None:
     site.point.mkdir()
     with pytest.raises(MountFailed, match="nothing of ours"):
         life.stop(site.root / "run", site.point)
 
 
+@every_engine
 def test_the_daemon_leaves_when_anyone_unmounts(site: Site, tree: Path) -> None:
     site.push(tree)
     pid = site.mount()
@@ -159,6 +172,7 @@ def test_the_daemon_leaves_when_anyone_unmounts(site: Site, tree: Path) -> None:
     assert records(site.root / "run") == []
 
 
+@every_engine
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_mount_cleanly(site: Site, tree: Path, number: signal.Signals) -> None:
     site.push(tree)
@@ -170,6 +184,7 @@ def test_a_signal_ends_a_mount_cleanly(site: Site, tree: Path, number: signal.Si
     assert records(site.root / "run") == []
 
 
+@every_engine
 def test_stop_over_the_control_socket(site: Site, tree: Path) -> None:
     site.push(tree)
     pid = site.mount()
@@ -178,18 +193,22 @@ def test_stop_over_the_control_socket(site: Site, tree: Path) -> None:
     assert find_kernel_mount(str(site.point)) is None
 
 
+@every_engine
 def test_status_counts(site: Site, tree: Path) -> None:
     site.push(tree)
     site.mount()
     (site.point / "data").read_bytes()
     (site.point / "hard").read_bytes()
     status = site.ask()
-    assert (status["misses"], status["hits"]) == (1, 1)
+    assert status["misses"] == 1
     assert status["fetched_bytes"] == 10240
-    assert status["engine"] == "fuse"
+    assert status["engine"] == site.engine
+    if site.engine == "fuse":
+        assert status["hits"] == 1
     site.umount()
 
 
+@every_engine
 def test_an_unknown_request_is_refused(site: Site, tree: Path) -> None:
     site.push(tree)
     site.mount()
@@ -198,6 +217,7 @@ def test_an_unknown_request_is_refused(site: Site, tree: Path) -> None:
     site.umount()
 
 
+@every_engine
 def test_a_bug_in_a_handler_is_eio_and_the_mount_lives_on(site: Site, tree: Path) -> None:
     """The engine is served with one handler broken, in a process of its own."""
     site.push(tree)
@@ -234,6 +254,7 @@ def test_a_bug_in_a_handler_is_eio_and_the_mount_lives_on(site: Site, tree: Path
         assert daemon.wait(20) == 0
 
 
+@every_engine
 def test_a_runtime_directory_of_somebody_else_is_refused(site: Site, tree: Path) -> None:
     site.push(tree)
     site.mount()

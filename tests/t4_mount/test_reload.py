@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from aysfs.errors import MountFailed
-from tests.t4_mount.conftest import PYTHON, Site, ended
+from tests.t4_mount.conftest import PYTHON, Site, ended, every_engine
 
 
+@every_engine
 def test_reload_shows_the_newer_list(site: Site, tree: Path) -> None:
     site.push(tree)
     site.mount()
@@ -35,6 +36,7 @@ def test_reload_shows_the_newer_list(site: Site, tree: Path) -> None:
     site.umount()
 
 
+@every_engine
 def test_a_reload_that_fails_keeps_what_is_shown(site: Site, tree: Path) -> None:
     site.push(tree)
     site.mount()
@@ -46,6 +48,7 @@ def test_a_reload_that_fails_keeps_what_is_shown(site: Site, tree: Path) -> None
     site.umount()
 
 
+@every_engine
 def test_a_reload_is_seen_by_the_next_request(site: Site, tree: Path) -> None:
     """Every name below the root, asked for right after the answer."""
     names = [f"name-{number}" for number in range(300)]
@@ -63,6 +66,7 @@ def test_a_reload_is_seen_by_the_next_request(site: Site, tree: Path) -> None:
     site.umount()
 
 
+@every_engine
 def test_a_reload_while_lookups_wait_for_us(site: Site, tree: Path) -> None:
     """The kernel locks a directory until a lookup is answered; reload must not wait for itself."""
     site.push(tree)
@@ -82,6 +86,7 @@ def test_a_reload_while_lookups_wait_for_us(site: Site, tree: Path) -> None:
     site.umount()
 
 
+@every_engine
 def test_a_listing_begun_before_a_reload_brings_nothing_old_back(site: Site, tree: Path) -> None:
     """A listing carries attributes, which the kernel would keep for as long as it is told."""
     site.push(tree)

@@ -18,7 +18,7 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.incoming import Incoming
-from aysfs.cache.recovery import recover
+from aysfs.cache.recovery import look_over, recover
 from aysfs.errors import AysfsError, ExitCode, MountFailed, first_of
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
@@ -30,6 +30,7 @@ from aysfs.mount.overlay.fault import FaultLayer
 from aysfs.mount.overlay.host import Host
 from aysfs.mount.overlay.options import HostOptions, host_options_from, mount_namespace
 from aysfs.mount.overlay.plan import plan_from
+from aysfs.mount.overlay.scrub import scrub_slowly
 from aysfs.mount.overlay.trees import fault_point
 from aysfs.mount.runtime import HostClaim, records
 
@@ -51,6 +52,7 @@ async def serve(options: HostOptions, ready: Callable[[], None]) -> None:
         wrong = await trio.to_thread.run_sync(recover, cache)
         if wrong:
             log.warning("%d cached blobs did not survive the last stop of this host", wrong)
+        await trio.to_thread.run_sync(look_over, cache)
         await _session(options, cache, ready)
         await flush_at_last(cache)
     finally:
@@ -69,6 +71,7 @@ async def _session(options: HostOptions, cache: Cache, ready: Callable[[], None]
                 partial(_begin, host, options, nursery, ready),
                 partial(_stop_on_signal, host, nursery),
                 partial(_expire, incoming),
+                partial(scrub_slowly, cache),
                 partial(flush_now_and_then, cache, lambda: host.sources.fetched_bytes),
                 host.watch,
                 host.trees.ask_again,
