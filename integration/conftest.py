@@ -1,5 +1,6 @@
-"""One host for all: what is built by one test is there for the next.
+"""One host for all of a process: what is built by one test is there for the next.
 
+A module for each template, since a host builds a service once at a time.
 The rules of tests/conftest.py hold here too; they are loaded by name (``-p tests.conftest``).
 """
 

@@ -1,5 +1,6 @@
 """The real command in its own process, with every folder of a host below one directory."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -73,6 +74,15 @@ class Host:
     def cached(self) -> list[Path]:
         """The objects of the cache."""
         return sorted((self.root / "cache" / "objects").glob("?/?/*"))
+
+
+def command_lines() -> bytes:
+    """Those of every process of this host."""
+    found = b""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += path.read_bytes()
+    return found
 
 
 @pytest.fixture

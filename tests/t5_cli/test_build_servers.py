@@ -3,7 +3,6 @@
 One sshd on loopback stands for every node; the Docker behind it is this host's.
 """
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from aysfs.build.container import Container, Docker
 from tests import docker_host
 from tests.docker_host import GitRepository
 from tests.servers import Sshd, free_port, make_key
-from tests.t5_cli.conftest import Host
+from tests.t5_cli.conftest import Host, command_lines
 from tests.t5_cli.farm import BUILD, KEY, SECRET, Farm
 
 AYS = "from aysfs.cli.ays import main; main()"
@@ -287,15 +286,6 @@ def test_a_password_opens_the_server_and_is_seen_nowhere(farm: Farm, account: st
     assert SECRET.encode() not in seen + out + err + logs + (shown + refused).encode()
     assert SECRET in kept.read_text()
     assert kept.stat().st_mode & 0o777 == 0o600
-
-
-def command_lines() -> bytes:
-    """Those of every process of this host."""
-    found = b""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            found += path.read_bytes()
-    return found
 
 
 # --- verify --------------------------------------------------------------------------------

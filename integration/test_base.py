@@ -1,4 +1,7 @@
-"""A mounted build in containers, both ways: bound in from the host, and mounted inside."""
+"""The template of base: it builds and mounts here, and in containers both ways.
+
+A build is bound into one from the host, and mounted inside of one.
+"""
 
 import io
 import subprocess
@@ -23,6 +26,13 @@ RUN apt-get -q update && apt-get -q -y --no-install-recommends install fuse3 pyt
 def built(site: Site) -> str:
     site.aysfs("build", "base")
     return "base"
+
+
+def test_base_is_a_tree_of_scripts(site: Site, point: Path) -> None:
+    site.aysfs("build", "base")
+    assert "as listed" in site.aysfs("verify", "base")
+    site.aysfs("mount", "base", point)
+    assert site.run(point / "bin/js-which", "js-env").strip() == f"{point}/bin/js-env"
 
 
 def test_bound_in_from_the_host(site: Site, docker: Docker, built: str, point: Path) -> None:
