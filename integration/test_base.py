@@ -3,17 +3,15 @@
 A build is bound into one from the host, and mounted inside of one.
 """
 
-import io
 import subprocess
 import sysconfig
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aysfs.build.container import Container, Docker, Mounted
-from integration.conftest import DEBIAN, ROOT, Site
+from integration.conftest import DEBIAN, ROOT, Site, context
 
 INSIDE = "aysfs-test/inside:1"
 DOCKERFILE = f"""\
@@ -69,16 +67,6 @@ def inside(site: Site, docker: Docker) -> Iterator[Container]:
     container = docker.start(INSIDE, name=name, service="test", mounts=mounts, fuse=True)
     yield container
     container.remove()
-
-
-def context(dockerfile: str) -> io.BytesIO:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        item = tarfile.TarInfo("Dockerfile")
-        item.size = len(dockerfile)
-        tar.addfile(item, io.BytesIO(dockerfile.encode()))
-    out.seek(0)
-    return out
 
 
 def test_mounted_inside_a_container(built: str, inside: Container) -> None:
