@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import Docker
+from aysfs.build.engine import Docker
 
 ROOT = Path(__file__).resolve().parent.parent
 DEBIAN = "debian:12"  # what the shipped templates build in

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import Container, Docker, Mounted
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker, Mounted
 from integration.conftest import DEBIAN, ROOT, Site, context
 
 INSIDE = "aysfs-test/inside:1"

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aysfs.build.container import Docker
+from aysfs.build.engine import Docker
 from integration.conftest import DEBIAN, ROOT, Site, context
 from tests.docker_host import run, unique
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import Container, Docker
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker
 from tests import docker_host
 from tests.docker_host import GitRepository
 from tests.servers import Sshd, free_port, make_key
@@ -44,7 +45,7 @@ def farm(host: Host, docker: Docker, image: str) -> Iterator[Farm]:
     yield made
     server.stop()
     for one in made.containers():
-        docker._api.remove_container(one, force=True)
+        docker.api.remove_container(one, force=True)
 
 
 def files(store: Path) -> dict[str, bytes]:
@@ -127,14 +128,14 @@ def test_an_image_is_built_pushed_and_pulled_again(farm: Farm, tmp_path: Path) -
             done = farm.python(AYS, "build", *words, "--build", "--push", "--debug")
             assert done.code == 0, done.err
             assert len(farm.containers()) == 1  # --debug
-            farm.docker._api.remove_container(farm.containers()[0], force=True)
+            farm.docker.api.remove_container(farm.containers()[0], force=True)
             made = farm.docker.image_id(image)
             assert made is not None
             docker_host.run("docker", "rmi", "-f", image)
             assert farm.docker.image_id(image) is None
             assert farm.docker.pull(image, lambda _: None) == made
         finally:
-            farm.docker._api.remove_image(image, force=True)
+            farm.docker.api.remove_image(image, force=True)
     assert farm.host.ok("cat", f"{farm.name}:/opt/hello/word") == "made"
 
 
