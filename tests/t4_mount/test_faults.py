@@ -140,7 +140,6 @@ def test_a_read_only_cache_is_said_before_the_mount(site: Site, tree: Path) -> N
         run("umount", cache)
 
 
-@every_engine
 def test_a_killed_daemon_is_enotconn_and_the_next_mount_repairs(served: Site, tree: Path) -> None:
     assert md5(served.point / "data") == md5(tree / "data")
     os.kill(served.pid(), signal.SIGKILL)
