@@ -6,8 +6,10 @@ overlay has found it the link has done its work; it is removed a minute later, o
 """
 
 import os
+import threading
 import time
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 
 from aysfs.cache.blobs import Cache
@@ -18,14 +20,17 @@ KEPT = 60.0
 
 
 class Incoming:
-    """The links that this process made, and those that it found."""
+    """The links that this process made, and those that it found. Safe to call from any thread."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, clock: Callable[[], float] = time.monotonic) -> None:
         """Enter the folder. Links of a process that died count as made now."""
         self._cache = cache
+        self._clock = clock
         self._directories: set[str] = set()
-        now = time.monotonic()
-        self._made = deque((now, digest) for digest in _found(f"{cache.root}/incoming"))
+        self._lock = threading.Lock()  # a link must not be made anew while it expires
+        now = clock()
+        # When each was made, the oldest first. A dict is slow to lose its first.
+        self._made = OrderedDict.fromkeys(_found(f"{cache.root}/incoming"), now)
 
     @property
     def top(self) -> str:
@@ -39,22 +44,31 @@ class Incoming:
         if directory not in self._directories:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             self._directories.add(directory)
-        self._made.append((time.monotonic(), digest))
-        try:
-            os.link(self._cache.path(digest), path)
-        except FileExistsError:  # maybe of a blob that was put into quarantine and fetched again
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            with suppress(FileExistsError):
+        with self._lock:
+            self._made[digest] = self._clock()
+            self._made.move_to_end(digest)
+            try:
                 os.link(self._cache.path(digest), path)
+            except FileExistsError:  # maybe of a blob that was put into quarantine and fetched again
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+                with suppress(FileExistsError):
+                    os.link(self._cache.path(digest), path)
 
     def expire(self) -> None:
         """Remove the links that are a minute old."""
-        before = time.monotonic() - KEPT
-        while self._made and self._made[0][0] < before:
-            _, digest = self._made.popleft()
+        while self._expire_one(self._clock() - KEPT):
+            pass
+
+    def _expire_one(self, before: float) -> bool:
+        with self._lock:
+            digest = next(iter(self._made), None)
+            if digest is None or self._made[digest] >= before:
+                return False
+            del self._made[digest]
             with suppress(FileNotFoundError):
                 os.unlink(self._cache.arrival_path(digest))
+            return True
 
 
 def _found(top: str) -> list[Digest]:

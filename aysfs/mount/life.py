@@ -13,6 +13,7 @@ from typing import NoReturn
 from aysfs.errors import MountBusy, MountFailed
 from aysfs.kernel.table import find_kernel_mount, kernel_mounts
 from aysfs.mount.options import MountOptions
+from aysfs.mount.overlay.life import clear_away
 from aysfs.mount.runtime import (
     PATIENCE,
     Record,
@@ -100,6 +101,8 @@ def stop(runtime: Path, point: Path, *, lazy: bool = False) -> None:
         unmount_kernel(name, lazy=lazy)
     if record is not None:
         _wait_for_exit(record, lazy=lazy)
+        if record.plan is not None and not record.alive:
+            clear_away(runtime)
 
 
 def _wait_for_exit(record: Record, *, lazy: bool) -> None:

@@ -15,10 +15,13 @@ import sys
 import time
 from types import FrameType
 
+from aysfs.errors import ExitCode
+
 log = logging.getLogger("aysfs.mount.overlay")
 
 _SHORT_LIFE = 10.0  # seconds: a daemon that dies sooner is started again later each time
 _LONGEST_PAUSE = 60.0
+_LOOK_UP = 0.1  # seconds after which a signal is noticed during a pause
 
 
 class _Supervisor:
@@ -36,12 +39,25 @@ class _Supervisor:
         while True:
             begun = time.monotonic()
             code = self._run_once()
-            if code >= 0 or self._stopping:
+            if self._stopping or not self._died(code):
                 return max(code, 0)
-            log.warning("the daemon was killed by %s", signal.Signals(-code).name)
+            how = "ended in an error" if code > 0 else f"was killed by {signal.Signals(-code).name}"
+            log.warning("the daemon %s", how)
             alive = time.monotonic() - begun
             pause = 0.0 if alive > _SHORT_LIFE else min(_LONGEST_PAUSE, max(0.1, pause * 2))
-            time.sleep(pause)
+            self._wait(pause)
+            if self._stopping:
+                return 0
+
+    def _died(self, code: int) -> bool:
+        """Whether it has to be replaced; one that never was ready because of a bug never will be."""
+        return code < 0 or (code == ExitCode.FAILURE and self._answer < 0)
+
+    def _wait(self, pause: float) -> None:
+        """As long, or until we are told to stop: a sleep would go on after the signal."""
+        end = time.monotonic() + pause
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK_UP))
 
     def _run_once(self) -> int:
         receiver, sender = os.pipe()

@@ -201,6 +201,7 @@ class FaultLayer(pyfuse3.Operations):
             slot.wrong[digest] = errno.EIO
         else:
             slot.counters.fetched_bytes += size
+            slot.wrong.pop(digest, None)  # of a reader that was killed before it came to ``eio``
         slot.counters.failures += digest in slot.wrong
 
     def _last_resort(self, slot: Slot, digest: Digest) -> pyfuse3.EntryAttributes:

@@ -41,6 +41,7 @@ class _Mount:
     """One mount point."""
 
     tree: Tree
+    usable: bool = False  # whoever asked for it was told so
     changing: bool = False  # another tree is being put in place
     started: float = field(default_factory=time.time)
     gone: trio.Event = field(default_factory=trio.Event)
@@ -100,6 +101,7 @@ class Host:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         claim = await trio.to_thread.run_sync(Claim, Path(options.runtime), options.point)
+        mount = None
         try:
             mount = self._mounts[options.point] = _Mount(await self._first_tree(options, plan))
             try:
@@ -107,9 +109,14 @@ class Host:
                 await self._answer(mount, claim, task_status)
             finally:
                 del self._mounts[options.point]
+                if not mount.usable:  # whoever asked for it has left meanwhile
+                    _detach(options.point)
+                    mount.gone.set()
                 await self.trees.retire(mount.tree)
         finally:
-            claim.drop()
+            # Else we end in an error: what is written down is for the daemon after us.
+            if mount is None or mount.gone.is_set():
+                claim.drop()
         log.info("unmounted %s", options.point)
 
     async def _first_tree(self, options: MountOptions, plan: Plan | None) -> Tree:
@@ -147,6 +154,7 @@ class Host:
             await nursery.start(serve_control, claim.folder / "control", handlers)
             log.info("mounted %s at %s", ", ".join(options.services), options.point)
             task_status.started()
+            mount.usable = True
             self._look()  # it may have been unmounted already
             await mount.gone.wait()
             nursery.cancel_scope.cancel()
@@ -174,10 +182,7 @@ class Host:
     def unmount_all(self) -> None:
         """Detach every mount; who holds a tree keeps what is cached of it."""
         for point in list(self._mounts):
-            try:
-                mounts.detach(point)
-            except MountFailed as error:  # unmounted just now
-                log.info("%s", error)
+            _detach(point)
 
     async def _reload(self, mount: _Mount, claim: Claim) -> Answer:
         """Read the lists again; when one changed, show the newer tree from now on."""
@@ -251,6 +256,13 @@ class Host:
         """Trees that are held and whose mount point is not ours any more."""
         points = {one.point for one in self.trees.old} - set(self._mounts)
         return [{"point": point, "held": await self._held(point)} for point in sorted(points)]
+
+
+def _detach(point: str) -> None:
+    try:
+        mounts.detach(point)
+    except MountFailed as error:  # unmounted just now
+        log.info("%s", error)
 
 
 def _publish(claim: Claim, plan: Plan) -> None:

@@ -15,7 +15,8 @@ from aysfs.mount.client import Answer, NoAnswer, ask
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.options import HostOptions, mount_namespace
 from aysfs.mount.overlay.plan import plan_from
-from aysfs.mount.runtime import PATIENCE, is_served, records
+from aysfs.mount.overlay.stack import clear
+from aysfs.mount.runtime import PATIENCE, is_served, records, sweep
 from aysfs.mount.spawn import end_daemon, start_daemon
 
 _MODULE = "aysfs.mount.overlay"
@@ -65,6 +66,21 @@ def repair(runtime: Path) -> None:
             plan = plan_from(record.plan)
             if plan.mount_namespace == here:
                 _ensure(host_of(plan.options))
+    clear_away(runtime)
+
+
+def clear_away(runtime: Path) -> None:
+    """Take away what daemons left that died and that nobody will start again."""
+    folders = list(runtime.glob("host-*"))
+    if all(is_served(folder) for folder in folders):
+        return
+    with _one_at_a_time(runtime):
+        if any(one.plan is not None and not one.alive for one in records(runtime)):
+            return  # of one of these, and to be repaired
+        for folder in folders:
+            if not is_served(folder):
+                clear(folder)
+                sweep(folder, str(folder))
 
 
 def abandoned(runtime: Path) -> list[Answer]:

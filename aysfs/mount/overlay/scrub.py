@@ -9,7 +9,7 @@ import logging
 
 import trio
 
-from aysfs.cache.blobs import Cache
+from aysfs.cache.blobs import Cache, Stored
 from aysfs.cache.held import let_go
 from aysfs.errors import AysfsError
 
@@ -22,7 +22,7 @@ _BETWEEN = 86400.0  # seconds from one round to the next
 async def scrub_slowly(cache: Cache) -> None:
     """Hash every entry, again and again. Runs until cancelled."""
     while True:
-        for stored in await trio.to_thread.run_sync(lambda: list(cache.scan())):
+        for stored in await _everything(cache):
             begun = trio.current_time()
             try:
                 good = await trio.to_thread.run_sync(cache.revalidate, stored.digest, stored.size)
@@ -33,3 +33,11 @@ async def scrub_slowly(cache: Cache) -> None:
                     await trio.to_thread.run_sync(let_go, cache.root)
             await trio.sleep((trio.current_time() - begun) * _REST)
         await trio.sleep(_BETWEEN)
+
+
+async def _everything(cache: Cache) -> list[Stored]:
+    try:
+        return await trio.to_thread.run_sync(lambda: list(cache.scan()))
+    except OSError as error:
+        log.warning("the cache %s cannot be checked: %s", cache.root, error)
+        return []

@@ -32,7 +32,7 @@ from aysfs.mount.overlay.options import HostOptions, host_options_from, mount_na
 from aysfs.mount.overlay.plan import plan_from
 from aysfs.mount.overlay.scrub import scrub_slowly
 from aysfs.mount.overlay.trees import fault_point
-from aysfs.mount.runtime import HostClaim, records
+from aysfs.mount.runtime import HostClaim, is_mounted, records, sweep
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +158,10 @@ async def _repair(host: Host, options: HostOptions) -> None:
             log.warning("%s cannot be mounted again: its record says %r", record.point, error)
             continue
         if plan.options.cache != options.cache or plan.mount_namespace != mount_namespace():
+            continue
+        if not is_mounted(record.point):
+            log.info("%s was unmounted while nobody served it", record.point)
+            sweep(record.folder, record.point)
             continue
         try:
             await host.mount_again(plan)

@@ -99,8 +99,12 @@ def replace(mount: int, point: str) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Detach everything that is mounted below a folder of ours: what a dead daemon left."""
+    """Take away what a dead daemon left in a folder of ours: mounts, and where they were."""
     below = [one.point for one in kernel_mounts() if one.point.startswith(f"{folder}/")]
     for point in reversed(below):
         with suppress(Refused):  # gone by itself
             mounts.detach(point)
+    for path, names, _ in os.walk(folder, topdown=False):
+        for name in names:
+            with suppress(OSError):  # made just now, by a daemon that came meanwhile
+                os.rmdir(os.path.join(path, name))

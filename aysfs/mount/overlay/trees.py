@@ -75,7 +75,8 @@ class Trees:
         try:
             tree.device = await trio.to_thread.run_sync(self._put, tree, again)
         except BaseException:
-            self._layer.retire(slot)
+            with trio.CancelScope(shield=True):
+                await self.retire(tree)
             raise
         return tree
 
