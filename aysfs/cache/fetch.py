@@ -120,18 +120,23 @@ class Fetcher:
         finally:
             flight.leave()
 
-    async def ensure(self, digest: Digest, size: int, why: object = "") -> None:
-        """Have the blob in the cache; raises as ``open``."""
+    async def ensure(self, digest: Digest, size: int, why: object = "") -> bool:
+        """Have the blob in the cache; raises as ``open``.
+
+        Whether this call brought it: it was not here, nor on its way for somebody else.
+        """
         if self.cache.has(digest, size):
             self.counters.hits += 1
-            return
+            return False
         descriptor = self._take(digest, size)
         if descriptor is not None:
             os.close(descriptor)
-            return
+            return True
         flight = self._join(digest, size, why)
+        is_first = flight.waiting == 1
         try:
             await flight.landed()
+            return is_first
         finally:
             flight.leave()
 

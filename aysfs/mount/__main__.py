@@ -4,22 +4,21 @@ Reads its options as JSON from standard input and tells the command that started
 JSON line on the descriptor given as argument, that the mount is usable or why there is none.
 """
 
-import contextlib
 import json
 import logging
 import os
-import resource
 import sys
 
 from aysfs.errors import AysfsError, ExitCode
 from aysfs.mount.daemon import run
 from aysfs.mount.options import from_json
+from aysfs.mount.spawn import allow_all_descriptors
 
 
 def main() -> int:
     """Serve until unmounted; the exit code is that of the error, if any."""
     answer = int(sys.argv[1])
-    _allow_all_descriptors()
+    allow_all_descriptors()
     options = from_json(sys.stdin.read())
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -39,13 +38,6 @@ def main() -> int:
         tell({"failed": str(error), "code": int(error.code), "hint": error.hint})
         return int(error.code)
     return int(ExitCode.OK)
-
-
-def _allow_all_descriptors() -> None:
-    """Every open file of the mount is one of ours: take all that we may have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 sys.exit(main())

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aysfs.kernel.table import find_kernel_mount, kernel_mounts
@@ -77,6 +77,30 @@ def kill_both(site: Site) -> int:
     os.kill(worker, signal.SIGKILL)
     until(lambda: not is_served(folder_of(site.root / "run", str(site.point))))
     return worker
+
+
+def children(process: int, module: str) -> list[int]:
+    """The living children of a process that run a module of ours."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            words = (folder / "cmdline").read_text().split("\0")
+            if parent == str(process) and module in words:
+                found.append(int(folder.name))
+    return found
+
+
+def children(process: int, module: str) -> list[int]:
+    """The living children of a process that run a module of ours."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            words = (folder / "cmdline").read_text().split("\0")
+            if parent == str(process) and module in words:
+                found.append(int(folder.name))
+    return found
 
 
 def is_overlay(point: Path) -> bool:

@@ -3,29 +3,37 @@
 ``AYSFS_KILLS`` is how often; the suite's number fits its time.
 """
 
+import hashlib
 import os
 import random
-import shutil
+import select
 import signal
 import subprocess
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from aysfs.cache.blobs import Cache
+from aysfs.cache.eviction import shrink
+from aysfs.errors import MountFailed
+from aysfs.mount import life
 from aysfs.mount.overlay.life import repair
 from tests.t4_mount.conftest import PYTHON, Site, ended
-from tests.t4_mount.overlay_site import is_overlay, kill_both, mounts_below, worker_of
+from tests.t4_mount.overlay_site import children, is_overlay, mounts_below, until, worker_of
 
-KILLS = int(os.environ.get("AYSFS_KILLS", "25"))
+KILLS = int(os.environ.get("AYSFS_KILLS", "40"))
 READERS = 4
 FILES = 400
+MOST_READS = 1500  # between two kills
 
-# Reads until its standard input ends, and then everything once more, which must all be there.
+# Reads one file after another, and says so with a byte on a descriptor, until its standard input
+# ends; then everything once more, which must all be there.
 READER = r"""
 import errno, hashlib, os, random, select, sys
-top, seed = sys.argv[1:]
-dice = random.Random(int(seed))
+top, seed, heart = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+dice = random.Random(seed)
 names = [line.split() for line in open(top + ".sums")]
 trouble = {errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ECONNABORTED}
 good = bad = 0
@@ -38,16 +46,19 @@ def read(name, md5):
         if error.errno not in trouble:
             sys.exit(f"{name}: {error}")
         bad += 1
-        return False
+        return error
     if found != md5:
         sys.exit(f"{name}: wrong bytes")
     good += 1
-    return True
 while not select.select([0], [], [], 0)[0]:
     read(*dice.choice(names))
+    try:
+        os.write(heart, b".")
+    except BlockingIOError:
+        pass
 for one in names:
-    if not read(*one):
-        sys.exit(f"{one}: not to be had in the end")
+    if error := read(*one):
+        sys.exit(f"{one}: not to be had in the end: {error}")
 print(good, bad)
 """
 
@@ -57,53 +68,131 @@ def engine() -> str:
     return "overlay"
 
 
-def test_killed_at_random_moments(site: Site) -> None:
+class Reaper:
+    """Kills daemons, and has them repaired."""
+
+    def __init__(self, site: Site, heart: int, commands: ThreadPoolExecutor) -> None:
+        self.killed = 0
+        self._site = site
+        self._heart = heart
+        self._commands = commands
+        self._repairing: Future[None] | None = None
+        self._dice = random.Random(4)
+
+    def wait_for_a_moment(self) -> None:
+        """Until the readers have tried a random number of files."""
+        with suppress(BlockingIOError):
+            while os.read(self._heart, 1 << 16):
+                pass
+        left = self._dice.randrange(1, MOST_READS)
+        while left > 0:
+            assert select.select([self._heart], [], [], 30)[0], "the readers hang"
+            left -= len(os.read(self._heart, left))
+
+    def kill(self) -> None:
+        """A daemon, wherever it is in its life, and every other time its supervisor before it."""
+        both = self._dice.random() < 0.5
+        victims = supervisors() if both else []
+        workers = {one for supervisor in supervisors() for one in workers_of(supervisor)}
+        if serving := worker_of(self._site):  # its supervisor may be gone
+            workers.add(serving)
+        for victim in [*victims, *workers]:
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        self.killed += len(workers)
+        if both and (self._repairing is None or self._repairing.done()):
+            self._repairing = self._commands.submit(self._repair)
+
+    def _repair(self) -> None:
+        with suppress(MountFailed):  # its daemon was killed as well
+            repair(self._site.root / "run")
+
+    def heal(self) -> None:
+        """In the end there is one daemon, and it serves."""
+        if self._repairing is not None:
+            self._repairing.result(60)
+        repair(self._site.root / "run")
+        until(lambda: worker_of(self._site))
+
+
+def workers_of(supervisor: int) -> list[int]:
+    return children(supervisor, "aysfs.mount.overlay.serve")
+
+
+def supervisors() -> list[int]:
+    return children(os.getpid(), "aysfs.mount.overlay")
+
+
+def evict_all(site: Site) -> None:
+    cache = Cache(site.root / "cache")
+    shrink(cache, 0)
+    cache.close()
+
+
+def push_files(site: Site) -> None:
     tree = site.root / "tree"
     tree.mkdir()
-    dice = random.Random(5)
+    dice, sums = random.Random(5), ""
     for number in range(FILES):
-        (tree / f"{number:03}").write_bytes(dice.randbytes(dice.randrange(1, 60_000)))
+        data = dice.randbytes(dice.randrange(1, 60_000))
+        (tree / f"{number:03}").write_bytes(data)
+        sums += f"{number:03} {hashlib.md5(data).hexdigest()}\n"
+    (site.root / "mnt.sums").write_text(sums)
     site.push(tree)
+
+
+def start_readers(site: Site, beats: int, running: ExitStack) -> list["subprocess.Popen[bytes]"]:
+    readers = []
+    for number in range(READERS):
+        reader = subprocess.Popen(
+            [PYTHON, "-c", READER, str(site.point), str(number), str(beats)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[beats],
+        )
+        running.enter_context(reader)
+        running.enter_context(ended(reader))
+        readers.append(reader)
+    return readers
+
+
+def test_killed_at_random_moments(site: Site) -> None:
+    push_files(site)
     site.mount()
-    site.expected += ["the daemon was killed by SIGKILL", "is mounted again: its daemon had died"]
-    sums = subprocess.run("md5sum * | awk '{print $2, $1}'", shell=True, cwd=tree, check=True,
-                          stdout=subprocess.PIPE).stdout
-    (site.root / "mnt.sums").write_bytes(sums)
-    with ExitStack() as readers:
-        running = []
-        for number in range(READERS):
-            words = [PYTHON, "-c", READER, str(site.point), str(number)]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            reader = readers.enter_context(subprocess.Popen(words, **pipes))  # type: ignore[call-overload]  # pipes
-            readers.enter_context(ended(reader))
-            running.append(reader)
-        killed = 0
-        while killed < KILLS:
-            killed += kill_one(site, dice)
-            assert all(reader.poll() is None for reader in running), running[0].stderr.read()
+    site.expected += ["was killed by SIGKILL", "is mounted again", "this cache is mounted already"]
+    heart, beats = os.pipe()
+    os.set_blocking(heart, False)
+    os.set_blocking(beats, False)
+    with ExitStack() as running, ThreadPoolExecutor(1) as commands:
+        running.callback(os.close, heart)
+        readers = start_readers(site, beats, running)
+        os.close(beats)
+        reaper = Reaper(site, heart, commands)
+        while reaper.killed < KILLS:
+            reaper.wait_for_a_moment()
+            reaper.kill()
+            if reaper.killed % 3 == 0:
+                evict_all(site)
             assert is_overlay(site.point)
-        heal(site)
-        for reader in running:
+        reaper.heal()
+        for reader in readers:
             answer, complaint = reader.communicate(timeout=60)
             assert (reader.returncode, complaint) == (0, b"")
             good, _trouble = map(int, answer.split())
             assert good >= FILES
     assert len(os.listdir(site.root / "cache" / "tmp")) == 1
-    site.umount()
+    life.stop(site.root / "run", site.point)
+    until(lambda: os.listdir(site.root / "run") == [])
+    until(lambda: the_living() == [])
+    site.children.clear()
     assert mounts_below(site.root) == []
     assert os.listdir(site.root / "cache" / "tmp") == []
 
 
-def kill_one(site: Site, dice: random.Random) -> bool:
-    """Kill whoever serves at a random moment; now and then all, or on an empty cache."""
-    fate = dice.random()
-    worker = worker_of(site)
-    if worker is None:
-        select_for(dice.random() * 0.05)
-        return False
-    select_for(dice.random() * 0.5)
-    if fate < 0.1:
-        kill_both(site)
-        repair(site.root / "run")
-    os.kill(worker, signal.SIGKILL)
-    return True
+def the_living() -> list[int]:
+    """The supervisors that live; every dead child is waited for."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return supervisors()

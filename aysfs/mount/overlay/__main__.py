@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 
 from aysfs.errors import ExitCode
@@ -74,7 +75,8 @@ class _Supervisor:
                 pass
             line = answers.readline()
         if line and self._answer >= 0:
-            os.write(self._answer, line)
+            with suppress(BrokenPipeError):  # the command was killed
+                os.write(self._answer, line)
             os.close(self._answer)
             self._answer = -1
         self._options = json.dumps(json.loads(self._options) | {"stays": False})

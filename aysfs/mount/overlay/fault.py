@@ -188,7 +188,8 @@ class FaultLayer(pyfuse3.Operations):
             return
         slot.counters.misses += 1
         try:
-            await slot.fetcher.ensure(digest, size, Why(slot, digest))
+            if await slot.fetcher.ensure(digest, size, Why(slot, digest)):
+                slot.counters.fetched_bytes += size
             self._incoming.link(digest)
         except NoSpace:
             slot.wrong[digest] = errno.ENOSPC
@@ -200,7 +201,6 @@ class FaultLayer(pyfuse3.Operations):
             log.warning("%s: the cache cannot be written: %s", slot.label, error)
             slot.wrong[digest] = errno.EIO
         else:
-            slot.counters.fetched_bytes += size
             slot.wrong.pop(digest, None)  # of a reader that was killed before it came to ``eio``
         slot.counters.failures += digest in slot.wrong
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from aysfs.mount.overlay.plan import plan_from
 from aysfs.mount.overlay.scrub import scrub_slowly
 from aysfs.mount.overlay.trees import fault_point
 from aysfs.mount.runtime import HostClaim, is_mounted, records, sweep
+from aysfs.mount.spawn import allow_all_descriptors
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +205,7 @@ def run(options: HostOptions, ready: Callable[[], None]) -> None:
 def main() -> int:
     """Serve until nothing is mounted; the exit code is that of the error, if any."""
     answer = int(sys.argv[1])
+    allow_all_descriptors()
     options = host_options_from(sys.stdin.read())
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -211,7 +214,8 @@ def main() -> int:
     def tell(line: dict[str, object]) -> None:
         nonlocal answer
         if answer >= 0:
-            os.write(answer, json.dumps(line).encode() + b"\n")
+            with suppress(BrokenPipeError):  # our supervisor was killed; the mounts need us still
+                os.write(answer, json.dumps(line).encode() + b"\n")
             os.close(answer)
             answer = -1
 
