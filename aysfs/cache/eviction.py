@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from aysfs.cache.blobs import Cache, Stored, in_page_cache
+from aysfs.cache.blobs import Cache, Stored, in_page_cache, translated
 from aysfs.cache.held import let_go
 from aysfs.cache.incoming import KEPT
 from aysfs.cache.usage import on_disk
@@ -149,7 +149,10 @@ def _in_page_cache(path: str) -> bool:
 
 @contextmanager
 def _one_at_a_time(cache: Cache) -> Iterator[None]:
-    descriptor = os.open(cache.root / "evicting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(cache.root / "evicting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise translated(error, cache.root) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -29,22 +29,23 @@ class NoAnswer(MountFailed):
     """A daemon that cannot be reached, or was lost before it answered."""
 
 
+class NobodyListens(NoAnswer):
+    """There is no daemon, or one that is just beginning or about to leave."""
+
+
 def ask(
     control: Path, operation: str, argument: str = "", *, patience: float = _PATIENCE
 ) -> Answer:
     """Ask a daemon; NoAnswer when it does not answer in time, DaemonFailed when it refuses."""
-    folder = os.open(control.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(patience)
-            client.connect(f"/proc/self/fd/{folder}/{control.name}")
+            _connect(client, control)
             client.sendall(f"{operation} {argument}".strip().encode() + b"\n")
             with client.makefile("rb") as reader:
                 line = reader.readline(_LONGEST_LINE)
     except OSError as error:
         raise NoAnswer(f"the daemon does not answer ({error})") from error
-    finally:
-        os.close(folder)
     try:
         answer = json.loads(line)
     except ValueError as error:
@@ -55,3 +56,15 @@ def ask(
         code = answer.get("code", ExitCode.MOUNT)
         raise DaemonFailed(str(answer["failed"]), code, answer.get("hint"))
     return answer
+
+
+def _connect(client: socket.socket, control: Path) -> None:
+    """By way of the folder's descriptor: a socket's path is limited to 107 bytes."""
+    try:
+        folder = os.open(control.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            client.connect(f"/proc/self/fd/{folder}/{control.name}")
+        finally:
+            os.close(folder)
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise NobodyListens(f"the daemon does not answer ({error})") from error

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aysfs.kernel.table import find_kernel_mount, kernel_mounts
+from aysfs.mount.overlay.life import host_of
 from aysfs.mount.runtime import folder_of, is_served, read_record
-from tests.t4_mount.conftest import PYTHON, Site, run
+from tests.t4_mount.conftest import PYTHON, Site, ended, run
 
 PATIENCE = 30.0
 TROUBLE = {errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ECONNABORTED}
@@ -166,3 +167,33 @@ def told(process: subprocess.Popen[str], line: str = "") -> str:
         process.stdin.write(line + "\n")
         process.stdin.flush()
     return process.stdout.readline().rstrip("\n")
+
+
+_OWN_DAEMON = """
+import logging, sys
+from aysfs.cache.incoming import Incoming
+from aysfs.mount.overlay import fault, host, serve, sources, stack, trees
+from aysfs.mount.overlay.options import host_options_from
+logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
+{change}
+serve.run(host_options_from(sys.stdin.readline()), lambda: print("ready", flush=True))
+"""
+
+
+@contextmanager
+def own_daemon(site: Site, change: str, **options: object) -> Iterator[subprocess.Popen[str]]:
+    """A daemon, without supervisor, in which something is changed; it must end with its mounts."""
+    host = host_of(site.options(**options))
+    with open(site.root / "own.log", "wb") as log:
+        daemon = subprocess.Popen(
+            [PYTHON, "-c", _OWN_DAEMON.format(change=change)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    with daemon, ended(daemon):
+        assert told(daemon, host.to_json()) == "ready"
+        yield daemon
+        assert daemon.wait(20) == 0
+        assert os.listdir(site.root / "run") == []

@@ -90,6 +90,7 @@ class Slot:
     retired: bool = False  # its overlay is not mounted any more; it may still be held
     released: trio.Event = field(default_factory=trio.Event)
     wrong: dict[Digest, int] = field(default_factory=dict)  # errno of what ``get`` could not have
+    files: dict[Digest, int] = field(default_factory=dict)  # inodes of what ``eio`` serves
 
     @property
     def layers(self) -> tuple[str, str]:
@@ -212,11 +213,15 @@ class FaultLayer(pyfuse3.Operations):
             number = errno.EIO
         if number is not None or size is None:
             raise FUSEError(number or errno.EIO)
-        self._serial = self._serial % _SERIALS + 1
-        inode = slot.number << _SLOT | _FILE << _LAYER | self._serial
-        self._files[inode] = _File(slot, digest, size)
-        log.info("%s: the blob %s is served past the cache", slot.label, digest.hex())
-        return self._found(inode, 0)
+        inode = slot.files.get(digest)
+        if inode is None:
+            self._serial = self._serial % _SERIALS + 1
+            inode = slot.number << _SLOT | _FILE << _LAYER | self._serial
+            slot.files[digest] = inode
+            self._files[inode] = _File(slot, digest, size)
+            log.info("%s: the blob %s is served past the cache", slot.label, digest.hex())
+        # Kept: overlayfs asks again for what is not, and another inode would be ESTALE.
+        return self._found(inode, FOREVER)
 
     def _found(self, inode: int, kept: int) -> pyfuse3.EntryAttributes:
         """An answer to a lookup, which the kernel counts as a reference."""
@@ -248,7 +253,7 @@ class FaultLayer(pyfuse3.Operations):
             if file is not None:
                 file.lookups -= lookups
                 if file.lookups <= 0:
-                    del self._files[inode]
+                    del self._files[inode], slot.files[file.digest]
             slot.lookups -= lookups
             self._settle(slot)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aysfs.errors import MountFailed
-from aysfs.mount.client import Answer, NoAnswer, ask
+from aysfs.mount.client import Answer, NoAnswer, NobodyListens, ask
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.options import HostOptions, mount_namespace
 from aysfs.mount.overlay.plan import plan_from
@@ -20,7 +20,8 @@ from aysfs.mount.runtime import PATIENCE, is_served, records, sweep
 from aysfs.mount.spawn import end_daemon, start_daemon
 
 _MODULE = "aysfs.mount.overlay"
-_ATTEMPTS = 5
+_COMING_AND_GOING = 60.0  # seconds for which daemons may come and go before one serves
+_LOOK_AGAIN = 0.02
 _COMPILING = 300.0  # seconds that the largest lists may take
 
 
@@ -44,17 +45,21 @@ def mount(options: MountOptions) -> int | None:
     host = host_of(options)
     patience = _COMPILING + 2 * options.deadline
     started = None
-    for _ in range(_ATTEMPTS):
+    end = time.monotonic() + _COMING_AND_GOING
+    while time.monotonic() < end:
         started = _ensure(host) or started
         try:
             answer = ask(host.folder / "control", "mount", options.to_json(), patience=patience)
+        except NobodyListens:
+            time.sleep(_LOOK_AGAIN)
         except NoAnswer:
             if is_served(host.folder):
                 raise
-            continue  # it was about to leave, or was killed
-        if "leaving" not in answer:
-            return started
-        _wait_until_it_left(host)
+            # It was killed.
+        else:
+            if "leaving" not in answer:
+                return started
+            _wait_until_it_left(host)
     raise MountFailed("no daemon stays alive long enough to mount", hint=f"see {host.log}")
 
 
