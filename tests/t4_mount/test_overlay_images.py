@@ -183,7 +183,7 @@ def test_a_list_cannot_say_what_overlayfs_reads(site: Site, tree: Path, name: st
     site.push(tree)
     (listed,) = [path for path in (site.root / "store").rglob("*.flist")]
     lines = listed.read_bytes().splitlines(keepends=True)
-    said = f"xattr.{name}=%2Fetc%2Fshadow\n".encode()
+    said = f"xattr.{name}=/etc/shadow\n".encode()
     evil = [line.rstrip() + said if b"/bin|" in line else line for line in lines]
     assert evil != lines
     bad = site.root / "evil.flist"
@@ -199,7 +199,7 @@ def test_a_list_cannot_hide_what_another_shows(site: Site, tree: Path) -> None:
     site.push(tree)
     (listed,) = [path for path in (site.root / "store").rglob("*.flist")]
     evil = site.root / "evil.flist"
-    evil.write_bytes(listed.read_bytes().replace(b"rdev=1.3", b"rdev=0.0"))
+    evil.write_bytes(listed.read_bytes().replace(b"rdev=1,3", b"rdev=0,0"))
     assert evil.read_bytes() != listed.read_bytes()
     with pytest.raises(DaemonFailed, match=r"evil\.flist:\d+: "):
         site.mount(str(evil), "test")

@@ -94,6 +94,7 @@ def _mount(layer: FaultLayer, folder: Path) -> None:
     try:
         pyfuse3.init(layer, str(point), _FAULT_OPTIONS)
     except RuntimeError as error:
+        point.rmdir()
         raise MountFailed(
             f"the fault layer cannot be mounted at {point}",
             hint="fuse's reason is in the log; is /dev/fuse there and allowed?",

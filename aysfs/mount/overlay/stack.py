@@ -65,7 +65,16 @@ def make(
             undo.callback(os.close, top)
             options.append(("lowerdir+", f"/proc/self/fd/{top}"))
         options.extend(("datadir+", one) for one in data)
-        return mounts.create("overlay", [*options, *_LAYERS], attributes)
+        try:
+            return mounts.create("overlay", [*options, *_LAYERS], attributes)
+        except Refused as error:
+            if error.words:
+                raise
+            # Of a file system that cannot be a layer only the kernel's log speaks.
+            raise MountFailed(
+                f"overlayfs does not take {data[0]} as a layer: {os.strerror(error.errno)}",
+                hint="dmesg says why; a cache on ext4, xfs, btrfs or tmpfs can be one",
+            ) from error
 
 
 def mount_image(image: Path) -> int:
