@@ -207,6 +207,32 @@ def test_the_old_tree_of_a_reload_is_served_until_it_is_let_go(served: Site, tre
     served.daemon_has_left()
 
 
+# Holds a library of a tree and nothing else: neither a descriptor nor a directory.
+MAPS = r"""
+import mmap, sys
+with open(sys.argv[1], "rb") as file:
+    held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+import ctypes, os
+os.close(int(max(name for name in os.listdir("/proc/self/fd")
+                 if os.path.realpath(f"/proc/self/fd/{name}") == sys.argv[1])))
+print("here", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_who_maps_a_file_of_the_old_tree_is_named(served: Site, tree: Path) -> None:
+    with started(PYTHON, "-c", MAPS, served.point / "mapped") as holder:
+        assert told(holder) == "here"
+        (tree / "data").write_text("newer")
+        served.push(tree)
+        assert served.ask("reload")["changed"] is True
+        held = [{"pid": holder.pid, "name": "python", "how": "mapping"}]
+        assert served.ask()["held"] == held
+    until(lambda: served.ask()["generations"] == 1)
+    assert served.ask()["held"] == []
+    served.umount()
+
+
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_mount_whose_daemon_is_dead_can_be_unmounted(
     served: Site, tree: Path, *, lazy: bool
