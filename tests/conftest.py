@@ -236,12 +236,16 @@ def unescape(field: str) -> str:
 
 
 def aysfs_mounts(below: Path) -> list[Path]:
-    """Mount points of this project below a directory, the innermost first."""
+    """Mount points of this project below a directory, the innermost first.
+
+    Overlays and tree images are always ours: no test leaves one of its own there.
+    """
     found = []
     mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
-        if right.split(" ", 1)[0].startswith("fuse.aysfs"):
+        kind = right.split(" ", 1)[0]
+        if kind.startswith("fuse.aysfs") or kind in ("overlay", "erofs"):
             found.append(Path(unescape(left.split(" ")[4])))
     return sorted((path for path in found if path.is_relative_to(below)), reverse=True)
 

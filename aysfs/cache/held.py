@@ -22,7 +22,7 @@ def let_go(root: Path) -> None:
     tops = {one.point: one for one in kernel_mounts()}  # what is mounted over cannot be reached
     done = set()
     for one in tops.values():
-        if one.kind != "overlay" or one.device in done or layer not in one.options.split(","):
+        if one.kind != "overlay" or one.device in done or layer not in one.option_list():
             continue
         done.add(one.device)
         try:

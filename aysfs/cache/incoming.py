@@ -49,7 +49,9 @@ class Incoming:
             self._made.move_to_end(digest)
             try:
                 os.link(self._cache.path(digest), path)
-            except FileExistsError:  # maybe of a blob that was put into quarantine and fetched again
+            except (
+                FileExistsError
+            ):  # maybe of a blob that was put into quarantine and fetched again
                 with suppress(FileNotFoundError):
                     os.unlink(path)
                 with suppress(FileExistsError):

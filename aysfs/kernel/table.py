@@ -8,13 +8,20 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 class KernelMount(NamedTuple):
-    """A line of the mount table; ``device`` is ``major:minor``, ``options`` the file system's."""
+    """A line of the mount table; ``device`` is ``major:minor``, ``options`` the file system's.
+
+    A device number is another file system's as soon as its own is gone.
+    """
 
     point: str
     device: str
     kind: str
     source: str
     options: str
+
+    def option_list(self) -> list[str]:
+        """The options of the file system, one by one and as they were given."""
+        return [_plain(one) for one in self.options.split(",")]
 
 
 def kernel_mounts(process: str = "self") -> list[KernelMount]:

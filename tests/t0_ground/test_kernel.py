@@ -15,7 +15,17 @@ from aysfs.kernel.loop import open_loop
 from aysfs.kernel.mounts import Refused
 from aysfs.kernel.table import KernelMount, device_of, find_kernel_mount, kernel_mounts
 
-NAMES = ["plain", "a b", "tab\tin", "new\nline", "back\\slash", "\\040", "#hash", "ü☃", "b\udcffytes"]
+NAMES = [
+    "plain",
+    "a b",
+    "tab\tin",
+    "new\nline",
+    "back\\slash",
+    "\\040",
+    "#hash",
+    "ü☃",
+    "b\udcffytes",
+]
 
 
 @contextmanager

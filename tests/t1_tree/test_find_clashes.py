@@ -11,7 +11,9 @@ NAMES = st.sampled_from("abc")
 FILES = st.sampled_from(["1", "2", "3"])
 NESTED = st.recursive(
     st.one_of(FILES, st.sampled_from(["link:x", "link:y"])),
-    lambda inner: st.tuples(st.sampled_from(["0700", "0755"]), st.dictionaries(NAMES, inner, max_size=3)),
+    lambda inner: st.tuples(
+        st.sampled_from(["0700", "0755"]), st.dictionaries(NAMES, inner, max_size=3)
+    ),
     max_leaves=8,
 )
 TREES = st.dictionaries(NAMES, NESTED, min_size=1, max_size=3)

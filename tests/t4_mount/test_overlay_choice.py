@@ -65,7 +65,9 @@ def test_root_that_may_not_mount(pushed: Site) -> None:
     """As in a container; nor can it have a fuse mount, and that is said."""
     powerless = ("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin")
     said = refused(pushed, "mount", "test", pushed.point, "--engine", "overlay", inside=powerless)
-    assert said.startswith("aysfs: the overlay engine cannot be used: erofs: Operation not permitted")
+    assert said.startswith(
+        "aysfs: the overlay engine cannot be used: erofs: Operation not permitted"
+    )
     pushed.expected += ["ERROR aysfs:", "fusermount3"]
     said = refused(pushed, "mount", "test", pushed.point, inside=powerless)
     assert "cannot be mounted" in said
@@ -153,7 +155,10 @@ def test_a_cache_that_cannot_be_a_lower_layer(pushed: Site, tree: Path) -> None:
         aysfs(pushed, "mount", "test", pushed.point)
         engine, why = engine_of(pushed)
         assert engine == "fuse"
-        assert why == f"overlayfs does not take {pushed.root}/cache/objects as a layer: Invalid argument"
+        assert (
+            why
+            == f"overlayfs does not take {pushed.root}/cache/objects as a layer: Invalid argument"
+        )
         assert why in said
         assert (pushed.point / "big").read_bytes() == (tree / "big").read_bytes()
         aysfs(pushed, "umount", pushed.point)

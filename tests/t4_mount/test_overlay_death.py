@@ -96,7 +96,9 @@ def test_without_a_daemon_cached_files_work_and_a_miss_is_trouble(served: Site, 
         assert md5(served.point / "data") == md5(tree / "data")
         assert md5(served.point / "hard") == md5(tree / "data")
         assert (served.point / "empty").read_bytes() == b""
-        assert sorted(str(one.relative_to(served.point)) for one in served.point.rglob("*")) == names
+        assert (
+            sorted(str(one.relative_to(served.point)) for one in served.point.rglob("*")) == names
+        )
         assert {error_of(served.point / f"miss-{number}") for number in range(6)} <= TROUBLE
         assert (served.point / "miss-0").stat().st_size == 5_000
     wait_for_another(served, worker)
@@ -201,7 +203,10 @@ def test_the_old_tree_of_a_reload_is_served_until_it_is_let_go(served: Site, tre
         assert told(holder, "cwd miss-0") == was
         life.stop(served.root / "run", served.point)
         assert abandoned(served.root / "run") == [
-            {"point": str(served.point), "held": [{"pid": holder.pid, "name": "python", "how": "cwd"}]}
+            {
+                "point": str(served.point),
+                "held": [{"pid": holder.pid, "name": "python", "how": "cwd"}],
+            }
         ]
         assert told(holder, "cwd miss-1") == md5(tree / "miss-1")
     served.daemon_has_left()

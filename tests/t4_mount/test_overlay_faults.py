@@ -103,7 +103,10 @@ def test_a_stalled_store_is_eio_and_a_killed_reader_is_gone(site: Site, tree: Pa
             until(lambda: site.ask()["in_flight"])
             flights = site.ask()["in_flight"]
             assert isinstance(flights, list)
-            assert flights[0]["why"] in ("jumpscale__test: /opt/test/data", "jumpscale__test: /opt/test/hard")
+            assert flights[0]["why"] in (
+                "jumpscale__test: /opt/test/data",
+                "jumpscale__test: /opt/test/hard",
+            )
             other = pool.submit(error_of, site.point / "data")
             reader.kill()
             assert len(site.ask()["in_flight"]) == 1  # type: ignore[arg-type]  # a list, as above
@@ -284,6 +287,48 @@ def test_mounting_and_unmounting_in_a_loop(site: Site, tree: Path) -> None:
     site.children.clear()
 
 
+def test_an_unmount_is_noticed_when_its_device_number_is_anothers(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    site.mount(point=site.root / "mnt-stays")
+    device, worker = device_of(str(site.point)), site.pid()
+    others = [site.root / f"other-{number}" for number in range(40)]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        assert run("umount", "-i", site.point).returncode == 0
+        for other in others:
+            other.mkdir()
+            assert run("mount", "-t", "tmpfs", "tmpfs", other).returncode == 0
+            if device_of(str(other)) == device:
+                break
+        assert device_of(str(other)) == device
+        os.kill(worker, signal.SIGCONT)
+        until(lambda: len(records(site.root / "run")) == 1)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+        for other in others:
+            run("umount", other)
+    site.umount(site.root / "mnt-stays")
+
+
+def test_what_is_mounted_over_a_tree_stays(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    assert run("mount", "-t", "tmpfs", "over", site.point).returncode == 0
+    (site.point / "mine").write_text("mine")
+    (tree / "data").write_text("newer")
+    site.push(tree)
+    with pytest.raises(
+        DaemonFailed, match=f"tree at {site.point} cannot be replaced: over is over"
+    ):
+        site.ask("reload")
+    assert (site.point / "mine").read_text() == "mine"
+    assert run("umount", site.point).returncode == 0
+    assert site.ask("reload")["changed"] is True
+    assert (site.point / "data").read_text() == "newer"
+    site.umount()
+
+
 def test_a_failed_overlay_ends_the_daemon_that_was_started_for_it(site: Site, tree: Path) -> None:
     site.push(tree)
     site.expected.append("ERROR")
@@ -291,5 +336,3 @@ def test_a_failed_overlay_ends_the_daemon_that_was_started_for_it(site: Site, tr
         site.mount(fuse_options=("bogus",))
     assert os.listdir(site.root / "run") == []
     assert not mounts_below(site.root)
-
-

@@ -32,7 +32,7 @@ def test_a_mount_in_a_mount_namespace_of_its_own(site: Site, tree: Path) -> None
     site.mount(point=site.root / "mnt-outside")
     site.point.mkdir()
     words = " ".join(f"'{word}'" for word in command(site, "mount", "test", site.point))
-    script = f"{words} && echo mounted; while read -r what; do eval \"$what\"; done"
+    script = f'{words} && echo mounted; while read -r what; do eval "$what"; done'
     with started("unshare", "-m", "sh", "-c", script) as inside:
         assert told(inside) == "mounted"
         assert find_kernel_mount(str(site.point)) is None
@@ -71,7 +71,9 @@ def test_a_mount_made_before_a_namespace_is_used_inside(site: Site, tree: Path) 
     site.mount()
     done = run("unshare", "-m", "sh", "-c", f"cd {site.point} && md5sum < big && bin/hello")
     assert done.stdout == f"{md5(tree / 'big')}  -\nhello\n"
-    with started("unshare", "-m", "sh", "-c", "echo here; while read -r what; do eval $what; done") as inside:
+    with started(
+        "unshare", "-m", "sh", "-c", "echo here; while read -r what; do eval $what; done"
+    ) as inside:
         assert told(inside) == "here"
         site.point.joinpath("data").stat()
         aysfs(site, "umount", site.point)
@@ -213,7 +215,7 @@ def test_a_base_that_only_some_lists_have(site: Site) -> None:
 
 # --- names ----------------------------------------------------------------------------------
 
-ODD = ["with space", "back\\slash", "a,b=c", "ünïcödé ☃", "new\nline", 'quo"te\'s', "co:lon", "%#"]
+ODD = ["with space", "back\\slash", "a,b=c", "ünïcödé ☃", "new\nline", "quo\"te's", "co:lon", "%#"]
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -252,5 +254,3 @@ def test_several_mounts_share_one_daemon_and_their_blobs(site: Site, tree: Path)
     assert sum(map(int, map(str, fetched))) == (tree / "bin" / "hello").stat().st_size
     for point in points:
         site.umount(point)
-
-

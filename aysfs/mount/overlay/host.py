@@ -174,9 +174,10 @@ class Host:
 
     def _look(self) -> None:
         if self._mounts:
-            here = {one.device for one in kernel_mounts()}
+            overlays = (one for one in kernel_mounts() if one.kind == "overlay")
+            here = {option for one in overlays for option in one.option_list()}
             for mount in self._mounts.values():
-                if not mount.changing and mount.tree.device not in here:
+                if not mount.changing and mount.tree.mark not in here:
                     mount.gone.set()
 
     def unmount_all(self) -> None:

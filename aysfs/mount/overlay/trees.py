@@ -12,13 +12,15 @@ from pathlib import Path
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.errors import BadConfig
+from aysfs.errors import BadConfig, MountFailed
 from aysfs.kernel import mounts
+from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount.overlay import stack
 from aysfs.mount.overlay.fault import FaultLayer, Slot
 from aysfs.mount.overlay.named import OpenedLists
 from aysfs.mount.overlay.plan import Plan
 from aysfs.mount.overlay.sources import Source, Sources
+from aysfs.mount.runtime import is_ours
 
 _ASK_AGAIN = 2.0  # seconds after which the kernel is asked again whether a tree is still held
 _CLEARED = {"suid": mounts.NOSUID, "dev": mounts.NODEV, "exec": mounts.NOEXEC}
@@ -27,12 +29,16 @@ _SET = {"nosuid": mounts.NOSUID, "nodev": mounts.NODEV, "noexec": mounts.NOEXEC}
 
 @dataclass(eq=False)
 class Tree:
-    """What one overlay shows. ``device`` is its number in the mount table."""
+    """What one overlay shows.
+
+    ``mark`` is an option that no other overlay has in the mount table, ``device`` its number there.
+    """
 
     plan: Plan
     lists: OpenedLists
     slot: Slot
     source: Source
+    mark: str
     device: str = ""
 
     @property
@@ -70,7 +76,8 @@ class Trees:
         cannot have.
         """
         slot = self._layer.add(", ".join(plan.options.services), lists, source.fetcher)
-        tree = Tree(plan, lists, slot, source)
+        mark = f"datadir+={fault_point(self._folder)}/{slot.layers[0]}"
+        tree = Tree(plan, lists, slot, source, mark)
         self._nursery.start_soon(self._bury, tree)
         try:
             tree.device = await trio.to_thread.run_sync(self._put, tree, again)
@@ -97,6 +104,7 @@ class Trees:
         try:
             status = os.fstat(mount)
             if again:
+                _check_top(options.point)
                 stack.replace(mount, options.point)
             else:
                 mounts.attach(mount, options.point)
@@ -130,6 +138,14 @@ class Trees:
             await trio.sleep(_ASK_AGAIN)
             for tree in list(self.old):
                 await self._forget(tree)
+
+
+def _check_top(point: str) -> None:
+    """MountFailed unless the tree that is to be replaced is what a point shows."""
+    top = find_kernel_mount(point)
+    if top is None or not is_ours(top):
+        what = "nothing is mounted there any more" if top is None else f"{top.source} is over it"
+        raise MountFailed(f"the tree at {point} cannot be replaced: {what}")
 
 
 def fault_point(folder: Path) -> Path:
