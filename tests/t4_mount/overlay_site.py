@@ -92,18 +92,6 @@ def children(process: int, module: str) -> list[int]:
     return found
 
 
-def children(process: int, module: str) -> list[int]:
-    """The living children of a process that run a module of ours."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            words = (folder / "cmdline").read_text().split("\0")
-            if parent == str(process) and module in words:
-                found.append(int(folder.name))
-    return found
-
-
 def is_overlay(point: Path) -> bool:
     mount = find_kernel_mount(str(point))
     return mount is not None and mount.kind == "overlay"
@@ -181,9 +169,9 @@ serve.run(host_options_from(sys.stdin.readline()), lambda: print("ready", flush=
 
 
 @contextmanager
-def own_daemon(site: Site, change: str, **options: object) -> Iterator[subprocess.Popen[str]]:
+def own_daemon(site: Site, change: str) -> Iterator[subprocess.Popen[str]]:
     """A daemon, without supervisor, in which something is changed; it must end with its mounts."""
-    host = host_of(site.options(**options))
+    host = host_of(site.options())
     with open(site.root / "own.log", "wb") as log:
         daemon = subprocess.Popen(
             [PYTHON, "-c", _OWN_DAEMON.format(change=change)],

@@ -48,7 +48,8 @@ try:
     (point / "new").write_text("x")
 except OSError as error:
     print(error.errno)
-print("serving" in aysfs("status"), "engine fuse (the overlay engine needs root)" in aysfs("status"))
+shown = aysfs("status")
+print("serving" in shown, "engine fuse (the overlay engine needs root)" in shown)
 aysfs("mount", "test", str(top / "second"), "--engine", "overlay", code=9)
 aysfs("umount", str(point))
 print(os.path.ismount(point), os.listdir(top / "run"), os.listdir(top / "cache" / "tmp"))

@@ -1,4 +1,4 @@
-"""Which engine a host gets: a clear line with ``--engine overlay``, fuse and its reason otherwise."""
+"""Which engine a host gets: a clear line with ``--engine overlay``, else fuse and its reason."""
 
 import errno
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aysfs.kernel import mounts
 from aysfs.kernel.mounts import Refused
 from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount.overlay import choice
@@ -78,7 +79,8 @@ def test_root_that_may_not_mount(pushed: Site) -> None:
 def test_a_host_without_dev_fuse(pushed: Site) -> None:
     inside = (
         *("unshare", "-m", "sh", "-c"),
-        'mount -t tmpfs tmpfs /dev && mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9 && exec "$@"',
+        "mount -t tmpfs tmpfs /dev && mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9"
+        ' && exec "$@"',
         "sh",
     )
     said = refused(pushed, "mount", "test", pushed.point, "--engine", "overlay", inside=inside)
@@ -110,7 +112,7 @@ def test_a_kernel_without_a_file_system(monkeypatch: pytest.MonkeyPatch, missing
 
 def test_the_kernel_is_really_asked() -> None:
     with pytest.raises(Refused, match="nosuchfs: No such device"):
-        choice.probe("nosuchfs")
+        mounts.probe("nosuchfs")
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from aysfs.mount.runtime import records
 from tests.t4_mount.conftest import Site, ended, run
 from tests.t4_mount.overlay_site import (
     aysfs,
-    cached,
     command,
     error_of,
     is_overlay,

@@ -181,7 +181,7 @@ XATTRS = ("trusted.overlay.redirect", "trusted.overlay.opaque", "trusted.overlay
 def test_a_list_cannot_say_what_overlayfs_reads(site: Site, tree: Path, name: str) -> None:
     """By hand: a push would not take such an attribute up."""
     site.push(tree)
-    (listed,) = [path for path in (site.root / "store").rglob("*.flist")]
+    (listed,) = (site.root / "store").rglob("*.flist")
     lines = listed.read_bytes().splitlines(keepends=True)
     said = f"xattr.{name}=/etc/shadow\n".encode()
     evil = [line.rstrip() + said if b"/bin|" in line else line for line in lines]
@@ -197,7 +197,7 @@ def test_a_list_cannot_hide_what_another_shows(site: Site, tree: Path) -> None:
     """A device 0:0 in an upper list would be overlayfs's mark of a removed file."""
     os.mknod(tree / "char", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     site.push(tree)
-    (listed,) = [path for path in (site.root / "store").rglob("*.flist")]
+    (listed,) = (site.root / "store").rglob("*.flist")
     evil = site.root / "evil.flist"
     evil.write_bytes(listed.read_bytes().replace(b"rdev=1,3", b"rdev=0,0"))
     assert evil.read_bytes() != listed.read_bytes()

@@ -214,9 +214,9 @@ def test_nothing_but_what_a_list_names_is_fetched(site: Site, tree: Path) -> Non
         assert error_of(fault / "1" / layer / secret[0] / secret[1] / secret) != 0
     assert not cached(site, secret).exists()
     assert site.ask()["refused"] == 1
-    for name in ("..", "0", "2", "x", "\x00".replace("\x00", "_"), "9" * 20, "١"):
+    for name in ("..", "0", "2", "x", "_", "9" * 20, "\N{ARABIC-INDIC DIGIT ONE}"):
         assert not (fault / name / "get").exists() or name == ".."
-    for name in ("g", "00", "A", "F", "١"):
+    for name in ("g", "00", "A", "F", "\N{ARABIC-INDIC DIGIT ONE}"):
         assert not (fault / "1" / "get" / name).exists()
     data = md5(tree / "data")
     top = fault / "1" / "get"

@@ -46,19 +46,19 @@ class _Supervisor:
             log.warning("the daemon %s", how)
             alive = time.monotonic() - begun
             pause = 0.0 if alive > _SHORT_LIFE else min(_LONGEST_PAUSE, max(0.1, pause * 2))
-            self._wait(pause)
-            if self._stopping:
+            if self._told_to_stop(pause):
                 return 0
 
     def _died(self, code: int) -> bool:
-        """Whether it has to be replaced; one that never was ready because of a bug never will be."""
+        """Whether it has to be replaced; one that was never ready because of a bug is not."""
         return code < 0 or (code == ExitCode.FAILURE and self._answer < 0)
 
-    def _wait(self, pause: float) -> None:
-        """As long, or until we are told to stop: a sleep would go on after the signal."""
+    def _told_to_stop(self, pause: float) -> bool:
+        """Whether that happens meanwhile: one long sleep would go on after the signal."""
         end = time.monotonic() + pause
         while not self._stopping and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, _LOOK_UP))
+        return self._stopping
 
     def _run_once(self) -> int:
         receiver, sender = os.pipe()
