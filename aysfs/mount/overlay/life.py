@@ -15,7 +15,7 @@ from aysfs.mount.client import Answer, NoAnswer, ask
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.options import HostOptions, mount_namespace
 from aysfs.mount.overlay.plan import plan_from
-from aysfs.mount.runtime import PATIENCE, is_served, records
+from aysfs.mount.runtime import PATIENCE, is_mounted, is_served, records
 from aysfs.mount.spawn import end_daemon, start_daemon
 
 _MODULE = "aysfs.mount.overlay"
@@ -61,10 +61,14 @@ def repair(runtime: Path) -> None:
     """Start the daemons that died and whose mounts are still in this mount namespace."""
     here = mount_namespace()
     for record in records(runtime):
-        if record.plan is not None and not record.alive:
+        if record.alive or record.plan is None:
+            continue
+        try:
             plan = plan_from(record.plan)
-            if plan.mount_namespace == here:
-                _ensure(host_of(plan.options))
+        except (KeyError, TypeError):  # of another version, whose daemon will know it
+            continue
+        if plan.mount_namespace == here and is_mounted(record.point):
+            _ensure(host_of(plan.options))
 
 
 def abandoned(runtime: Path) -> list[Answer]:
@@ -72,7 +76,10 @@ def abandoned(runtime: Path) -> list[Answer]:
     found: list[Answer] = []
     for folder in runtime.glob("host-*"):
         if is_served(folder):
-            trees = ask(folder / "control", "abandoned")["abandoned"]
+            try:
+                trees = ask(folder / "control", "abandoned")["abandoned"]
+            except MountFailed:  # leaving, or stuck: its mounts say so
+                continue
             assert isinstance(trees, list)
             found.extend(trees)
     return found
