@@ -129,7 +129,9 @@ class Host:
             if plan is not None:
                 lists = await trio.to_thread.run_sync(open_lists, self._images, plan.lists)
             if plan is None or lists is None:
+                lost = () if plan is None else plan.lost
                 plan, lists = await prepare(source.store, self._images, options)
+                plan = replace(plan, lost=lost)
         except BaseException:
             self.sources.leave(source)
             raise
