@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _READ_AHEAD_KIB = 1024  # the largest request the kernel makes, 256 pages
 _MAX_BACKGROUND = 64
+_IDLE = 16  # tasks that may wait for requests: with 1, every fetch would begin one and end one
 _GRACE = 5.0  # seconds that requests under way get when the daemon is told to stop
 _FLUSH_EVERY = 60.0
 _LAST_FLUSH = 5.0  # seconds: the disk may have minutes of others' bytes to write, and umount waits
@@ -211,7 +212,7 @@ async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> N
             nursery.start_soon(_stop_on_signal, nursery)
             nursery.start_soon(_flush_now_and_then, daemon.fetcher)
             nursery.start_soon(_announce, options, claim, ready)
-            await pyfuse3.main()
+            await pyfuse3.main(min_tasks=_IDLE)
             nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=True)
