@@ -12,12 +12,13 @@ import click
 from aysfs.cli.config import Settings, parse_age, settings_options, store_url
 from aysfs.cli.progress import phases
 from aysfs.cli.render import note, show_error, show_json
-from aysfs.cli.session import end_as_interrupted, open_to_write, run_async
+from aysfs.cli.session import end_as_interrupted, run_async
+from aysfs.cli.writing import open_to_write
 from aysfs.errors import BadConfig, BadList, BadName, BlobMissing, Corrupt, ListMissing
 from aysfs.names import ServiceName, tagged
 from aysfs.sizes import size_text
 from aysfs.store.claims import GC_LAPSE, SETTLE, store_time
-from aysfs.store.open import open_stores
+from aysfs.store.open_to_write import open_stores
 from aysfs.store.protocol import Store
 from aysfs.upkeep.check import CheckReport, Wrong, check
 from aysfs.upkeep.copy import CopyReport, copy, retag
