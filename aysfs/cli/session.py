@@ -17,7 +17,6 @@ from aysfs.cli.render import note
 from aysfs.errors import StoreTrouble, first_of
 from aysfs.load import Loaded, load_tree
 from aysfs.store.open import open_stores, side_by_side
-from aysfs.store.protocol import Store
 
 T = TypeVar("T")
 
@@ -43,20 +42,6 @@ def end_as_interrupted() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
-
-
-def open_to_write(settings: Settings, urls: Sequence[str], *, given: bool) -> Store:
-    """Stores that are made where they are not there yet, unless a path may be a mistake.
-
-    What stands in a configuration was written once and with care; a path on the command line
-    that is no directory is sooner mistyped than new.
-    """
-    for url in urls:
-        if given and "://" not in url and not os.path.isdir(url):
-            raise StoreTrouble(
-                f"there is no store {url}", hint=f"`aysfs store init {url}` makes one"
-            )
-    return open_stores(urls, namespace=settings.namespace, create=True)
 
 
 async def load(settings: Settings, names: Sequence[str], base: str | None = None) -> Loaded:

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _READ_AHEAD_KIB = 1024  # the largest request the kernel makes, 256 pages
 _MAX_BACKGROUND = 64
+_IDLE = 16  # tasks that may wait for requests: with 1, every fetch would begin one and end one
 _GRACE = 5.0  # seconds that requests under way get when the daemon is told to stop
 
 
@@ -203,7 +204,7 @@ async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> N
                 flush_now_and_then, daemon.fetcher.cache, lambda: fetched.fetched_bytes
             )
             nursery.start_soon(_announce, options, claim, ready)
-            await pyfuse3.main()
+            await pyfuse3.main(min_tasks=_IDLE)
             nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=True)
