@@ -130,20 +130,27 @@ class ImageCache:
     def find(self, key: ListKey, resolve: Resolve = host_id) -> CachedImage | None:
         """The image of a list; None when there is none that is whole and right for this host."""
         place = self._place(key)
-        try:
-            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise translated(error, self.folder.parent) from error
-        try:
-            return self._opened(place, descriptor, resolve)
-        except _DAMAGE as error:
-            self._report(f"damaged tree image {place}: removed ({error})")
-            self._remove(place, os.fstat(descriptor))
-            return None
-        finally:
-            os.close(descriptor)
+        while True:
+            try:
+                descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                with suppress(OSError), self._locked():  # one may be about to take its place
+                    if place.exists():
+                        continue
+                return None
+            except OSError as error:
+                raise translated(error, self.folder.parent) from error
+            try:
+                return self._opened(place, descriptor, resolve)
+            except _DAMAGE as error:
+                wrong = os.fstat(descriptor)
+                if _identity(place) not in (None, wrong.st_ino):
+                    continue  # another one took its place while we were reading it
+                self._report(f"damaged tree image {place}: removed ({error})")
+                self._remove(place, wrong)
+                return None
+            finally:
+                os.close(descriptor)
 
     def put(self, key: ListKey, tree: Tree, facts: Facts) -> CachedImage:
         """Compile the tree of the whole list and keep its image; of two at once, one is kept.
