@@ -143,12 +143,9 @@ class ImageCache:
             try:
                 return self._opened(place, descriptor, resolve)
             except _DAMAGE as error:
-                wrong = os.fstat(descriptor)
-                if _identity(place) not in (None, wrong.st_ino):
-                    continue  # another one took its place while we were reading it
-                self._report(f"damaged tree image {place}: removed ({error})")
-                self._remove(place, wrong)
-                return None
+                if self._remove(place, os.fstat(descriptor)):
+                    self._report(f"damaged tree image {place}: removed ({error})")
+                    return None
             finally:
                 os.close(descriptor)
 
@@ -259,11 +256,17 @@ class ImageCache:
             os.rename(scratch, place)
             self._evict(place)
 
-    def _remove(self, place: Path, wrong: os.stat_result) -> None:
-        """Remove an image, unless another has taken its place meanwhile."""
+    def _remove(self, place: Path, wrong: os.stat_result) -> bool:
+        """Remove an image; False when it is gone, or another has taken its place meanwhile."""
         with suppress(OSError), self._locked():
-            if os.path.samestat(os.stat(place), wrong):
-                self._put_away(place)
+            try:
+                is_there = os.path.samestat(os.stat(place), wrong)
+            except FileNotFoundError:
+                return False
+            if not is_there:
+                return False
+            self._put_away(place)
+        return True
 
     def _put_away(self, place: Path) -> None:
         """Take a folder out of the way in one step, so that nobody finds half of it."""
