@@ -4,19 +4,35 @@ Serves mounts, ``ls``, ``cat``, ``fetch`` and ``unpack``, which all speak of ser
 """
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import trio
 
-from aysfs.errors import BadConfig, BadList, ListMissing, StoreTrouble
-from aysfs.flist import FlistReader
+from aysfs.cache.compile import compile_list
+from aysfs.cache.images import Facts, ImageCache, ListKey
+from aysfs.errors import (
+    BadConfig,
+    BadList,
+    CacheUnusable,
+    ImageRefused,
+    ListMissing,
+    NoSpace,
+    PathMissing,
+    StoreTrouble,
+)
+from aysfs.flist import FlistReader, Header
 from aysfs.names import ListRef, ServiceName
 from aysfs.store.protocol import OpenList, Store
-from aysfs.tree import Clash, Tree, TreeBuilder, choose_base
+from aysfs.tree import Clash, Tree, TreeBuilder, TreeView, choose_base
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class ListInfo(NamedTuple):
@@ -42,6 +58,15 @@ class Loaded(NamedTuple):
     implied: int
 
 
+class Shown(NamedTuple):
+    """What a mount shows, wherever it is held. ``outside`` as in Loaded."""
+
+    tree: TreeView
+    lists: tuple[ListInfo, ...]
+    clashes: tuple[Clash, ...]
+    outside: int
+
+
 async def load_tree(
     store: Store,
     refs: Sequence[ListRef],
@@ -53,6 +78,41 @@ async def load_tree(
 
     Raises ListMissing, StoreTrouble or BadList, and BadConfig when a ``base`` shows nothing.
     """
+    return await opened_lists(store, refs, lambda opened: _build_from(opened, base, mount_point))
+
+
+async def load_view(
+    store: Store,
+    refs: Sequence[ListRef],
+    images: ImageCache | None,
+    *,
+    base: bytes | None = None,
+    mount_point: bytes | None = None,
+    compile_new: bool = False,
+) -> Shown:
+    """As ``load_tree``, and from an image of the cache where one list is shown.
+
+    A list that was compiled before is hashed and no line of it read; another is compiled when
+    that is asked for. Else, and where no image can be made or kept, the tree is in memory.
+    """
+
+    def use(opened: list[OpenList]) -> Shown:
+        if images is not None and len(opened) == 1:
+            with _reading(opened[0]):
+                shown = _from_image(opened[0], images, compile_new, base, mount_point)
+                if shown is not None:
+                    return shown
+                opened[0].file.seek(0)
+        loaded = _build_from(opened, base, mount_point)
+        return Shown(loaded.tree, loaded.lists, loaded.clashes, loaded.outside)
+
+    return await opened_lists(store, refs, use)
+
+
+async def opened_lists(
+    store: Store, refs: Sequence[ListRef], use: Callable[[list[OpenList]], T]
+) -> T:
+    """What ``use`` makes of the lists, in a thread. Raises ListMissing, StoreTrouble or BadList."""
     with ExitStack() as files:
         found: list[OpenList | Path] = []
         for ref in refs:
@@ -65,17 +125,12 @@ async def load_tree(
         # A list that stops answering holds this thread and nobody else. The thread takes the
         # files over: closing one under a read would wait for that read. When we are cancelled
         # before there is a thread, they are still ours.
-        return await trio.to_thread.run_sync(
-            _build, found, files, base, mount_point, abandon_on_cancel=True
-        )
+        return await trio.to_thread.run_sync(_use, found, files, use, abandon_on_cancel=True)
 
 
-def _build(
-    found: list[OpenList | Path], files: ExitStack, base: bytes | None, mount_point: bytes | None
-) -> Loaded:
+def _use(found: list[OpenList | Path], files: ExitStack, use: Callable[[list[OpenList]], T]) -> T:
     with files.pop_all() as owned:
-        opened = [_open(one, owned) if isinstance(one, Path) else one for one in found]
-        return _build_from(opened, base, mount_point)
+        return use([_open(one, owned) if isinstance(one, Path) else one for one in found])
 
 
 def _open(path: Path, files: ExitStack) -> OpenList:
@@ -101,7 +156,7 @@ def _build_from(opened: list[OpenList], base: bytes | None, mount_point: bytes |
     lists = []
     for one, list_base in zip(opened, bases, strict=True):
         with _reading(one):
-            lists.append(ListInfo(one.source, _sha256(one.file), one.mtime_ns))
+            lists.append(ListInfo(one.source, sha256_of(one.file), one.mtime_ns))
             reader = FlistReader(one.file, source=one.source, mtime_ns=one.mtime_ns)
             builder.add(reader, list_base, one.mtime_ns)
     tree = builder.build()
@@ -115,6 +170,48 @@ def _build_from(opened: list[OpenList], base: bytes | None, mount_point: bytes |
     return Loaded(tree, tuple(lists), clashes, outside, builder.named, builder.implied)
 
 
+def _from_image(
+    one: OpenList,
+    images: ImageCache,
+    compile_new: bool,
+    base: bytes | None,
+    mount_point: bytes | None,
+) -> Shown | None:
+    """One list through its image; None when only a tree in memory can show it."""
+    info = ListInfo(one.source, sha256_of(one.file), one.mtime_ns)
+    key = ListKey(info.sha256, info.mtime_ns)
+    try:
+        cached = images.find(key)
+        if cached is None and compile_new:
+            cached = compile_list(images, key, one.file, one.source)
+    except (CacheUnusable, NoSpace, ImageRefused) as error:
+        log.info("%s: shown without an image: %s", one.source, error)
+        return None
+    if cached is None:
+        return None
+    shown = base_of(cached.facts, base, mount_point)
+    try:
+        # What lies outside of a base is counted, which an image does not tell: with one that
+        # leaves something out, the list is read.
+        if shown is not None:
+            return Shown(cached.take_tree(shown), (info,), (), 0)
+    except PathMissing:
+        pass
+    cached.close()
+    return None
+
+
+def base_of(facts: Facts, given: bytes | None, mount_point: bytes | None) -> bytes | None:
+    """As ``choose_base``, from what is known of a list; None when it leaves something out."""
+    paths = [facts.common] if facts.named else []
+    base = choose_base(Header(2, facts.base), given, mount_point, paths)
+    return base if _is_below(facts.common, base) else None
+
+
+def _is_below(path: bytes, base: bytes) -> bool:
+    return path == base or path.startswith(base.rstrip(b"/") + b"/")
+
+
 @contextmanager
 def _reading(one: OpenList) -> Iterator[None]:
     """A list that stops being readable is trouble, and is named."""
@@ -124,7 +221,8 @@ def _reading(one: OpenList) -> Iterator[None]:
         raise StoreTrouble(f"{one.source}: cannot be read: {error.strerror}") from error
 
 
-def _sha256(file: BinaryIO) -> str:
+def sha256_of(file: BinaryIO) -> str:
+    """What a list is known by: of its bytes, in hexadecimal digits."""
     hasher = hashlib.sha256()
     while chunk := file.read(1 << 20):
         hasher.update(chunk)

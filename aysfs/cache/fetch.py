@@ -54,7 +54,7 @@ class _Flight:
     error: AysfsError | None = None
     insertion: Insertion | None = None
     progress: int = 0  # what the watch saw last
-    why: str = ""
+    why: object = ""
 
     async def landed(self) -> None:
         """Wait for the end of the flight; raises its error."""
@@ -96,10 +96,10 @@ class Fetcher:
             return descriptor
         return self._take(digest, size)
 
-    async def open(self, digest: Digest, size: int, why: str = "") -> int:
+    async def open(self, digest: Digest, size: int, why: object = "") -> int:
         """A descriptor of the verified blob, the caller's to close.
 
-        ``why`` names path or purpose in the log line of a failure. Raises BlobMissing,
+        ``why``, as text, names path or purpose in the log line of a failure. Raises BlobMissing,
         Corrupt, StoreTrouble, NoSpace or CacheUnusable.
         """
         descriptor = self.open_at_once(digest, size)
@@ -107,7 +107,7 @@ class Fetcher:
             return descriptor
         return await self.open_fetched(digest, size, why)
 
-    async def open_fetched(self, digest: Digest, size: int, why: str = "") -> int:
+    async def open_fetched(self, digest: Digest, size: int, why: object = "") -> int:
         """As ``open``, for whom ``open_at_once`` has just had nothing."""
         flight = self._join(digest, size, why)
         try:
@@ -120,7 +120,7 @@ class Fetcher:
         finally:
             flight.leave()
 
-    async def ensure(self, digest: Digest, size: int, why: str = "") -> None:
+    async def ensure(self, digest: Digest, size: int, why: object = "") -> None:
         """Have the blob in the cache; raises as ``open``."""
         if self.cache.has(digest, size):
             self.counters.hits += 1
@@ -153,14 +153,14 @@ class Fetcher:
         self.counters.fetched_bytes += size
         return descriptor
 
-    def in_flight(self) -> list[tuple[Digest, int, int, int, str]]:
+    def in_flight(self) -> list[tuple[Digest, int, int, int, object]]:
         """Digest, size, bytes here, readers waiting and purpose of every flight."""
         return [
             (f.digest, f.size, f.insertion.progress if f.insertion else 0, f.waiting, f.why)
             for f in self._flights.values()
         ]
 
-    def _join(self, digest: Digest, size: int, why: str) -> _Flight:
+    def _join(self, digest: Digest, size: int, why: object) -> _Flight:
         flight = self._flights.get((digest, size))
         if flight is None:
             if self._ended:

@@ -211,6 +211,7 @@ class ImageCache:
                 mapped.callback(found.close)
                 if (len(found), zlib.crc32(found)) != expected:
                     raise ImageDamaged(f"{name} was altered")
+                found.madvise(mmap.MADV_DONTNEED)  # all of it was read, little of it is needed
                 maps.append(found)
             cached = CachedImage(place, facts, *maps)
             mapped.pop_all()

@@ -15,9 +15,8 @@ from aysfs.cache.bulk import BulkReport, Wanted, fetch_all
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.progress import progress
 from aysfs.cli.render import note, show_json
-from aysfs.cli.session import fetching, load, run_async
+from aysfs.cli.session import fetching, load, run_async, view
 from aysfs.errors import PathMissing
-from aysfs.load import Loaded
 from aysfs.sizes import size_text
 from aysfs.tree import ROOT, Node, Tree, TreeView
 from aysfs.unpack import UnpackReport, unpack
@@ -29,8 +28,8 @@ def _split(text: str) -> tuple[str, bytes]:
     return name, os.fsencode(path)
 
 
-def _load(settings: Settings, names: Sequence[str]) -> Loaded:
-    return run_async(partial(load, settings, names))
+def _view(settings: Settings, name: str) -> TreeView:
+    return run_async(partial(view, settings, [name])).tree
 
 
 @click.command("ls")
@@ -41,7 +40,7 @@ def _load(settings: Settings, names: Sequence[str]) -> Loaded:
 def ls_command(settings: Settings, what: str, long: bool, recursive: bool) -> None:
     """List a service, or a directory or file in it."""
     name, path = _split(what)
-    tree = _load(settings, [name]).tree
+    tree = _view(settings, name)
     top = tree.resolve(path, follow=not long or path.endswith(b"/"))
     write = sys.stdout.buffer.write
     if not tree.is_directory(top):
@@ -75,7 +74,7 @@ def _line(tree: TreeView, node: Node, shown: bytes, long: bool) -> bytes:
 def stat_command(settings: Settings, what: str, as_json: bool) -> None:
     """Show everything known of a path: attributes, md5, and the list it comes from."""
     name, path = _split(what)
-    loaded = _load(settings, [name])
+    loaded = run_async(partial(load, settings, [name]))
     tree = loaded.tree
     entry = tree.entry(tree.resolve(path, follow=False))
     shown: dict[str, object] = {
@@ -104,7 +103,7 @@ def stat_command(settings: Settings, what: str, as_json: bool) -> None:
 def cat_command(settings: Settings, what: str) -> None:
     """Write a file of a service to standard output, verified before the first byte."""
     name, path = _split(what)
-    tree = _load(settings, [name]).tree
+    tree = _view(settings, name)
     node = tree.inode(tree.resolve(path))
     shown = os.fsdecode(path) or "/"
     if not tree.is_regular(node):
@@ -131,7 +130,7 @@ async def _cat(settings: Settings, tree: TreeView, node: Node, shown: str) -> No
 @settings_options
 def fetch_command(settings: Settings, name: str, paths: tuple[str, ...], as_json: bool) -> None:
     """Bring the blobs of a service, or of PATHs in it, into the cache."""
-    tree = _load(settings, [name]).tree
+    tree = _view(settings, name)
     tops = [tree.resolve(os.fsencode(path)) for path in paths] or [ROOT]
     wanted = list(_blobs(tree, tops))
     report, fetched = run_async(partial(_fetch, settings, wanted))

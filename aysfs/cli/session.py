@@ -11,11 +11,12 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
+from aysfs.cache.images import ImageCache
 from aysfs.cache.recovery import flush, recover
 from aysfs.cli.config import Settings
 from aysfs.cli.render import note
-from aysfs.errors import StoreTrouble, first_of
-from aysfs.load import Loaded, load_tree
+from aysfs.errors import CacheUnusable, StoreTrouble, first_of
+from aysfs.load import Loaded, Shown, load_tree, load_view
 from aysfs.store.open import open_stores, side_by_side
 from aysfs.store.protocol import Store
 
@@ -69,6 +70,28 @@ async def load(settings: Settings, names: Sequence[str], base: str | None = None
         raise StoreTrouble(f"{store.label}: no list within {settings.deadline:g} s")
     finally:
         await store.aclose()
+
+
+async def view(settings: Settings, names: Sequence[str]) -> Shown:
+    """What these services show, within the deadline; from the cache when they were mounted."""
+    store = open_stores(settings.store, namespace=settings.namespace)
+    try:
+        with trio.move_on_after(settings.deadline):
+            refs = [settings.ref(name) for name in names]
+            return await load_view(store, refs, _images(settings))
+        raise StoreTrouble(f"{store.label}: no list within {settings.deadline:g} s")
+    finally:
+        await store.aclose()
+
+
+def _images(settings: Settings) -> ImageCache | None:
+    """The images of the cache, None where none was ever made: looking makes no cache."""
+    if not (settings.cache / "images").is_dir():
+        return None
+    try:
+        return ImageCache(settings.cache, report=lambda line: note(f"aysfs: {line}"))
+    except CacheUnusable:  # whoever fetches will say so
+        return None
 
 
 @asynccontextmanager

@@ -51,7 +51,8 @@ class ImageTree(TreeView):
     """The tree of an image that is held in memory or mapped. Nodes are the image's inodes."""
 
     def __init__(self, data: bytes | mmap.mmap, *, source: str, base: bytes = b"/") -> None:
-        """``base`` is the path in the image that is shown as the root.
+        """``base`` is the path in the image that is shown as the root. What lies beside it is
+        not shown either, and is counted all the same: that would take a walk.
 
         ImageDamaged when the data is no image of this version, PathMissing when it has no
         such directory.
@@ -99,10 +100,10 @@ class ImageTree(TreeView):
             if child is None or not self.is_directory(child):
                 raise PathMissing(f"no directory {base.decode(errors='replace')} in this list")
             node = child
+            self._count -= 1  # what is above the root is not shown
         self._shown, self.base = int(node), base
 
     def close(self) -> None:
-        """Let go of the mapping. Nothing can be read any more."""
         self._inode_at.cache_clear()
         self._block_at.cache_clear()
         if isinstance(self._data, mmap.mmap):

@@ -93,6 +93,10 @@ class TreeView(Protocol):
     def path(self, node: Node) -> bytes:
         """The path below the root, ``b"/"`` for the root itself."""
 
+    def close(self) -> None:
+        """Let go of what it is read from. Nothing can be read any more."""
+        return
+
     def list_path(self, node: Node) -> bytes:
         """The path as the list wrote it: the base and the path below it."""
         return self.listed(self.path(node))
