@@ -134,7 +134,7 @@ def test_an_image_is_written_in_little_memory(tmp_path: Path) -> None:
 # sha256 of image and index, the first 16 digits
 IMAGES = {
     "classic": ["3a3ec50a8f8be5b9", "b254e6d973a18784"],
-    "every-kind": ["00b1957e0b3593e7", "ba0e0cb573843c00"],
-    "lineage-converted": ["149999f1284316e5", "47c147f1e180f2c2"],
-    "lineage": ["8ff226d1144add59", "12135d67087f3fe6"],
+    "every-kind": ["9e5a8bc49f9c391b", "63b27d24d95ad124"],
+    "lineage-converted": ["99cce36871f040c2", "0f95439ac906fac2"],
+    "lineage": ["948db728b2c522c5", "3fe614182ad8cc5d"],
 }
