@@ -19,6 +19,7 @@ from aysfs.errors import (
     BadConfig,
     BadList,
     CacheUnusable,
+    ImageDamaged,
     ImageRefused,
     ListMissing,
     NoSpace,
@@ -184,32 +185,26 @@ def _from_image(
         cached = images.find(key)
         if cached is None and compile_new:
             cached = compile_list(images, key, one.file, one.source)
-    except (CacheUnusable, NoSpace, ImageRefused) as error:
+    except (CacheUnusable, NoSpace, ImageDamaged, ImageRefused) as error:
         log.info("%s: shown without an image: %s", one.source, error)
         return None
     if cached is None:
         return None
     shown = base_of(cached.facts, base, mount_point)
+    outside = cached.facts.outside(shown)
     try:
-        # What lies outside of a base is counted, which an image does not tell: with one that
-        # leaves something out, the list is read.
-        if shown is not None:
-            return Shown(cached.take_tree(shown), (info,), (), 0)
+        if outside is not None:
+            return Shown(cached.take_tree(shown), (info,), (), outside)
     except PathMissing:
         pass
     cached.close()
     return None
 
 
-def base_of(facts: Facts, given: bytes | None, mount_point: bytes | None) -> bytes | None:
-    """As ``choose_base``, from what is known of a list; None when it leaves something out."""
+def base_of(facts: Facts, given: bytes | None, mount_point: bytes | None) -> bytes:
+    """As ``choose_base``, from what is known of a list."""
     paths = [facts.common] if facts.named else []
-    base = choose_base(Header(2, facts.base), given, mount_point, paths)
-    return base if _is_below(facts.common, base) else None
-
-
-def _is_below(path: bytes, base: bytes) -> bool:
-    return path == base or path.startswith(base.rstrip(b"/") + b"/")
+    return choose_base(Header(2, facts.base), given, mount_point, paths)
 
 
 @contextmanager

@@ -106,6 +106,14 @@ def test_what_no_image_holds_is_refused_by_name() -> None:
         image_of(tree_of(huge))
 
 
+def test_a_name_that_is_too_long_is_never_written() -> None:
+    """No list holds one; the kernel would refuse the whole directory."""
+    builder = TreeBuilder(b"/")
+    builder.add(Unchecked(regular(b"/d/" + b"x" * 256)))
+    with pytest.raises(ImageRefused, match="a name of 256 bytes"):
+        image_of(builder.build())
+
+
 def test_one_digest_with_two_sizes_is_refused() -> None:
     """Their blob can have one size only: the other file would be cut off, or padded."""
     one = regular(b"/a")

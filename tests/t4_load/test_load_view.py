@@ -160,15 +160,15 @@ BASES: list[dict[str, bytes]] = [
 
 @pytest.mark.parametrize("where", BASES, ids=str)
 @pytest.mark.parametrize("own", [None, BASE, b"/opt"])
-@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("beside", [[], [regular(b"/opt/xy/f")], [directory(b"/opt")]])
 async def test_a_base_means_the_same(
     store: MemoryStore,
     images: ImageCache,
     where: dict[str, bytes],
     own: bytes | None,
-    beside: bool,
+    beside: list[Entry],
 ) -> None:
-    listed(store, [*ENTRIES, *([regular(b"/opt/xy/f")] if beside else [])], own)
+    listed(store, [*ENTRIES, *beside], own)
     known = await load_tree(store, [SERVICE], **where)
     for _ in range(2):
         shown = await compiled(store, images, **where)
@@ -179,6 +179,8 @@ async def test_a_base_means_the_same(
             known.tree.total_size,
         )
         assert shown.lists == known.lists
+        above = known.tree.base.startswith(b"/opt/") and beside == [directory(b"/opt")]
+        assert isinstance(shown.tree, ImageTree) == (known.outside == above)
 
 
 async def test_a_base_that_shows_nothing_is_refused(store: MemoryStore, images: ImageCache) -> None:
