@@ -26,7 +26,7 @@ from aysfs.errors import (
     PathMissing,
     StoreTrouble,
 )
-from aysfs.flist import FlistReader, Header
+from aysfs.flist import Entry, FlistReader, Header, find_entry
 from aysfs.names import ListRef, ServiceName
 from aysfs.store.protocol import OpenList, Store
 from aysfs.tree import Clash, Tree, TreeBuilder, TreeView, choose_base
@@ -108,6 +108,31 @@ async def load_view(
         return Shown(loaded.tree, loaded.lists, loaded.clashes, loaded.outside)
 
     return await opened_lists(store, refs, use)
+
+
+async def load_entry(
+    store: Store, ref: ListRef, images: ImageCache | None, path: bytes
+) -> tuple[Entry, ListInfo]:
+    """What a list says of one path. Raises as ``load_tree`` does, or PathMissing.
+
+    Of a list that was compiled before only the line of the path is read, where there is one.
+    """
+
+    def use(opened: list[OpenList]) -> tuple[Entry, ListInfo]:
+        with _reading(opened[0]):
+            shown = None if images is None else _from_image(opened[0], images, False, None, None)
+            if shown is not None:
+                _, below = shown.tree.locate(path, follow=False)
+                entry = find_entry(opened[0].file, shown.tree.listed(below))
+                shown.tree.close()
+                if entry is not None:
+                    return entry, shown.lists[0]
+            opened[0].file.seek(0)
+        loaded = _build_from(opened, None, None)
+        node = loaded.tree.resolve(path, follow=False)
+        return loaded.tree.entry(node), loaded.lists[0]
+
+    return await opened_lists(store, [ref], use)
 
 
 async def opened_lists(

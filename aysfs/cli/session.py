@@ -16,7 +16,8 @@ from aysfs.cache.recovery import flush, recover
 from aysfs.cli.config import Settings
 from aysfs.cli.render import note
 from aysfs.errors import CacheUnusable, StoreTrouble, first_of
-from aysfs.load import Loaded, Shown, load_tree, load_view
+from aysfs.flist import Entry
+from aysfs.load import ListInfo, Loaded, Shown, load_entry, load_tree, load_view
 from aysfs.store.open import open_stores, side_by_side
 from aysfs.store.protocol import Store
 
@@ -62,23 +63,29 @@ def open_to_write(settings: Settings, urls: Sequence[str], *, given: bool) -> St
 
 async def load(settings: Settings, names: Sequence[str], base: str | None = None) -> Loaded:
     """The tree of these services, within the deadline."""
-    store = open_stores(settings.store, namespace=settings.namespace)
-    try:
-        with trio.move_on_after(settings.deadline):
-            refs = [settings.ref(name) for name in names]
-            return await load_tree(store, refs, base=os.fsencode(base) if base else None)
-        raise StoreTrouble(f"{store.label}: no list within {settings.deadline:g} s")
-    finally:
-        await store.aclose()
+    refs = [settings.ref(name) for name in names]
+    given = os.fsencode(base) if base else None
+    return await _within(settings, lambda store: load_tree(store, refs, base=given))
 
 
 async def view(settings: Settings, names: Sequence[str]) -> Shown:
     """What these services show, within the deadline; from the cache when they were mounted."""
+    refs = [settings.ref(name) for name in names]
+    return await _within(settings, lambda store: load_view(store, refs, _images(settings)))
+
+
+async def entry(settings: Settings, name: str, path: bytes) -> tuple[Entry, ListInfo]:
+    """What the list of a service says of a path, within the deadline."""
+    ref = settings.ref(name)
+    return await _within(settings, lambda store: load_entry(store, ref, _images(settings), path))
+
+
+async def _within(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Ask the configured store; StoreTrouble when it takes longer than the deadline."""
     store = open_stores(settings.store, namespace=settings.namespace)
     try:
         with trio.move_on_after(settings.deadline):
-            refs = [settings.ref(name) for name in names]
-            return await load_view(store, refs, _images(settings))
+            return await work(store)
         raise StoreTrouble(f"{store.label}: no list within {settings.deadline:g} s")
     finally:
         await store.aclose()

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 
 from aysfs import load
 from aysfs.cache.images import ImageCache
-from aysfs.errors import BadConfig, BadList
+from aysfs.errors import BadConfig, BadList, PathMissing
 from aysfs.flist import Entry, Header, Kind, encode_path, write_flist
 from aysfs.image import ImageTree
-from aysfs.load import Shown, load_tree, load_view
+from aysfs.load import Shown, load_entry, load_tree, load_view
 from aysfs.names import ServiceName
 from aysfs.store.memory import MemoryStore
 from aysfs.tree import Node, Tree, TreeView
@@ -223,3 +223,38 @@ def test_a_random_list_is_shown_alike(entries: list[Entry]) -> None:
             assert everything(shown.tree) == everything(known.tree)
 
     trio.run(both)
+
+
+# --- one entry -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [b"", b"/", b"/f", b"hard", b"l", b"d", b"d/../f", BASE + b"/f", b"d/deep", b"/opt/x/l/../f"],
+)
+@pytest.mark.parametrize("own", [None, BASE])
+async def test_an_entry_is_the_same_from_list_and_image(
+    store: MemoryStore, images: ImageCache, path: bytes, own: bytes | None
+) -> None:
+    hard = regular(BASE + b"/hard", b"content", ((b"hardlink", BASE + b"/f"),))
+    first = regular(BASE + b"/f", b"content", ((b"sha256", b"0" * 64),))
+    hard = hard._replace(ext=(*hard.ext, *first.ext))
+    listed(store, [directory(BASE), first, hard, *ENTRIES[2:]], own)
+    outcomes = []
+    for where in (None, images):
+        try:
+            outcomes.append(await load_entry(store, SERVICE, where, path))
+        except PathMissing as error:
+            outcomes.append(str(error))  # type: ignore[arg-type]  # compared, whatever it is
+        (await compiled(store, images)).tree.close()
+    assert outcomes[0] == outcomes[1]
+
+
+async def test_only_the_line_of_an_entry_is_read(
+    store: MemoryStore, images: ImageCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (await compiled(store, images)).tree.close()
+    monkeypatch.delattr(load, "FlistReader")
+    entry, info = await load_entry(store, SERVICE, images, BASE + b"/d/deep")
+    assert entry == ENTRIES[2]
+    assert info.source == "memory/jumpscale__test"
