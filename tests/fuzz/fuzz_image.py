@@ -3,8 +3,8 @@
     python tests/fuzz/fuzz_image.py -atheris_runs=200000 -max_len=20000
 
 Without a corpus on the command line it starts from the images of the golden lists. Length and
-checksum of the superblock are made to fit, or nothing would get past it. It ends with a crash when reading
-all that an image offers ends in anything but its end or ImageDamaged.
+checksum of the superblock are made to fit, or nothing would get past it. It ends with a crash
+when reading all that an image offers ends in anything but its end or ImageDamaged.
 """
 
 import io

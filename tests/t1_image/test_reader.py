@@ -172,7 +172,7 @@ def use_all(data: bytes) -> int:
         seen(image, node)
         image.path(node)
         image.lookup(image.parent(node), path.rpartition(b"/")[2])
-        assert count <= len(data), "more entries than the image has bytes"
+        assert count < 1000, "no end of entries"
     return count
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import tracemalloc
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import given
 
 from aysfs.errors import ImageRefused
 from aysfs.flist import Entry, FlistReader, Header, Kind
-from aysfs.image import WRITER_VERSION, erofs, write_image
+from aysfs.image import WRITER_VERSION, ImageTree, erofs, write_image
 from aysfs.tree import Tree, TreeBuilder
-from tests.trees import directory, lists, regular, special, tree_of
+from tests.trees import directory, lists, regular, special, symlink, tree_of
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "lists"
 
@@ -79,6 +80,36 @@ def test_the_checksum_is_that_of_its_block() -> None:
 def test_the_checksum_is_crc32c() -> None:
     """The known answer of crc32c for `123456789`, before its last inversion."""
     assert erofs.superblock_checksum(b"123456789") ^ 0xFFFFFFFF == 0xE3069283
+
+
+def inodes(tree: Tree) -> Iterator[tuple[int, int, int]]:
+    """Of every inode of a tree's image: its place, its end without data, bytes of inline data."""
+    data, _ = image_of(tree)
+    image = ImageTree(data, source="x")
+    for _, node in image.paths():
+        at = (node or erofs.ROOT_NID) * erofs.SLOT
+        form, units, _, _, size = erofs.EXTENDED.unpack_from(data, at)[:5]
+        head = erofs.EXTENDED.size if form & 1 else erofs.COMPACT.size
+        end = at + head + (12 + 4 * (units - 1) if units else 0)
+        assert at // erofs.BLOCK == (at + head - 1) // erofs.BLOCK, "an inode crosses a block"
+        size &= (1 << 64) - 1 if form & 1 else (1 << 32) - 1
+        yield at, end, (size - 1) % erofs.BLOCK + 1 if form >> 1 == erofs.INLINE else 0
+
+
+@pytest.mark.parametrize("uid", [0, 70_000])
+def test_no_inode_and_no_inline_data_crosses_a_block(uid: int) -> None:
+    """Kernels differ in what they do about it: some read on, some call it damage."""
+    links = [symlink(b"/l%04d" % at, b"t" * (1 + at * 37 % 4095)) for at in range(400)]
+    files = [regular(b"/d%d/%s" % (at, b"x" * (1 + at % 200)), b"%d" % at) for at in range(1, 500)]
+    named = special(b"/named", Kind.DIRECTORY, ((b"xattr.user.a", b"v" * 3000),))
+    tree = tree_of(*(one._replace(uid=uid) for one in [*links, *files, named]))
+    places = []
+    for at, end, inline in inodes(tree):
+        places.append((at, end + inline))
+        assert end // erofs.BLOCK == max(end, end + inline - 1) // erofs.BLOCK or not inline
+    places.sort()
+    for (_, end), (start, _) in pairwise(places):
+        assert end <= start, "two inodes share bytes"
 
 
 @pytest.mark.parametrize("attribute", [b"trusted.overlay.redirect", b"trusted.x", b"system.a"])
