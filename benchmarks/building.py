@@ -17,7 +17,8 @@ from typing import NamedTuple
 import trio
 
 from aysfs.build.capture import capture
-from aysfs.build.container import Container, Docker, Mounted
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker, Mounted
 from aysfs.errors import AysfsError
 from aysfs.names import parse_name
 from aysfs.publish.stream import TarTree, publish_list, put_missing

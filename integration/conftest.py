@@ -1,18 +1,21 @@
-"""One host for all: what is built by one test is there for the next.
+"""One host for all of a process: what is built by one test is there for the next.
 
+A module for each template, since a host builds a service once at a time.
 The rules of tests/conftest.py hold here too; they are loaded by name (``-p tests.conftest``).
 """
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import Docker
+from aysfs.build.engine import Docker
 
 ROOT = Path(__file__).resolve().parent.parent
 DEBIAN = "debian:12"  # what the shipped templates build in
@@ -62,6 +65,17 @@ class Site:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+
+def context(dockerfile: str) -> io.BytesIO:
+    """What an image of one Dockerfile is built from."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        item = tarfile.TarInfo("Dockerfile")
+        item.size = len(dockerfile)
+        tar.addfile(item, io.BytesIO(dockerfile.encode()))
+    out.seek(0)
+    return out
 
 
 @pytest.fixture(scope="session")

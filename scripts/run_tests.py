@@ -3,6 +3,8 @@
 
 The floors are ``tests/t0_*``, ``tests/t1_*``, ... in that order, and ``integration`` on top, each
 in its own pytest, and the first red one ends the run: what stands on a broken floor says nothing.
+Within a floor two processes share the modules. A module stays in one of them: what its fixtures
+start is started once, and what a host does once at a time is in one module.
 The last line is ``N passed, N failed, N skipped``. Arguments choose floors (``t2``, ``t0_digest``),
 in which case the checks before them are left out; ``--lint`` runs only those checks.
 """
@@ -29,6 +31,10 @@ CHECKS: tuple[tuple[str, ...], ...] = (
     ("mypy", *CHECKED),
     ("lint-imports", "--no-logo"),
 )
+
+# Two, for the bounds of time in tests are those of a machine of two cores that has something
+# else to do as well.
+SHARED = ("-n", "2", "--dist", "loadfile")
 
 NO_TESTS_COLLECTED = 5
 
@@ -93,10 +99,12 @@ def counts_of(report: Path, code: int) -> Counts:
 
 def run_floor(floor: Path) -> tuple[Counts, bool]:
     """One pytest for one floor: its counts, and whether it is green."""
+    rules = ("-p", "tests.conftest") if floor == INTEGRATION else ()
     with tempfile.TemporaryDirectory(prefix="aysfs-tests-") as directory:
         report = Path(directory) / "report.xml"
-        rules = ("-p", "tests.conftest") if floor == INTEGRATION else ()
-        code = run(("pytest", *rules, str(floor.relative_to(ROOT)), f"--junitxml={report}"))
+        code = run(
+            ("pytest", *SHARED, *rules, str(floor.relative_to(ROOT)), f"--junitxml={report}")
+        )
         counts = counts_of(report, code)
     if code == NO_TESTS_COLLECTED:
         say(f"{floor.name}: no test was found")

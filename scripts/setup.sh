@@ -59,6 +59,8 @@ packages="attr ca-certificates erofs-utils fuse3 gcc libc6-dev libcap2-bin libfu
 packages="$packages debootstrap docker-registry docker.io git iptables openssh-server procps"
 # The servers that stores are read from in tests and benchmarks, and the peer that is measured.
 packages="$packages curl nginx-light"
+# The browser that the page of the store server is tried in.
+packages="$packages chromium"
 # Debian's own Python comes without pip, venv and headers; another build has its own.
 case $("$PYTHON" -c 'import os, sys; print(os.path.realpath(sys.executable))') in
     /usr/bin/*) packages="$packages python3-dev python3-venv" ;;

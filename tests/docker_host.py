@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from aysfs.build.container import Docker
+from aysfs.build.engine import Docker
 
 BASE_IMAGE = "aysfs-test/base:1"
 RELEASE = "bookworm"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from aysfs.build.checkout import Checkouts
-from aysfs.build.container import Docker
+from aysfs.build.engine import Docker
 from aysfs.build.log import BuildLog
 from aysfs.build.recipe import BuildSpec, GitExport, without_credentials
 from aysfs.errors import BadRecipe, BuildFailed

@@ -23,7 +23,8 @@ from aysfs.build.actions import ActionsBase
 from aysfs.build.alone import alone
 from aysfs.build.capture import capture
 from aysfs.build.checkout import Checkouts
-from aysfs.build.container import Container, Docker
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker
 from aysfs.build.images import ensure_image
 from aysfs.build.log import BuildLog, Echo
 from aysfs.build.placing import PLATFORM, place

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from aysfs.build.container import Docker
+from aysfs.build.engine import Docker
 from aysfs.build.job import Built, Job, Workshop, spec_of
 from aysfs.build.plan import Planned
 from aysfs.build.record import Record

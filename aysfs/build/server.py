@@ -16,7 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from aysfs.build.container import LOCAL, Docker, Say
+from aysfs.build.connection import LOCAL
+from aysfs.build.container import Say
+from aysfs.build.engine import Docker
 from aysfs.build.kinds import NodeSsh
 from aysfs.errors import ServerTrouble
 

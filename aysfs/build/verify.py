@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aysfs.build.container import Container, Docker, Mounted
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker, Mounted
 from aysfs.build.log import BuildLog
 from aysfs.build.recipe import VerifySpec
 from aysfs.build.service import short

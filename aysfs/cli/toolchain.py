@@ -18,7 +18,7 @@ import trio
 
 from aysfs.build.alone import alone
 from aysfs.build.checkout import Checkouts
-from aysfs.build.container import Docker
+from aysfs.build.engine import Docker
 from aysfs.build.instances import Services
 from aysfs.build.job import Built, Options, Own, Workshop
 from aysfs.build.kinds import NodeSsh

@@ -8,7 +8,7 @@ they are read from the raw query, and shown with what is no text escaped.
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, quote_from_bytes
@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from aysfs.errors import BadList, BadName, PathMissing
+from aysfs.errors import BadList, BadName, ListMissing, PathMissing
 from aysfs.names import parse_name
 from aysfs.server.place import RESERVED
 from aysfs.server.service import Service
@@ -31,23 +31,46 @@ ROWS = 5000
 PATIENCE = 2.0  # seconds that a page may read lists for
 
 _HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+    "content-security-policy": "default-src 'none'; img-src data:; "
+    "style-src 'unsafe-inline'; form-action 'self'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
 
 
+class Age(NamedTuple):
+    """When something was changed: the moment, and what people call it."""
+
+    moment: str
+    words: str
+
+
 class Row(NamedTuple):
-    """A line of a table: what it says, where it leads, and where its bytes are."""
+    """A line of a table: what it says, where that leads, and where its bytes are.
+
+    ``download`` is the name that what it leads to is kept under, ``target`` a link's, and ``why``
+    what is the matter. A ``tag`` stands below its service.
+    """
 
     text: str
     link: str
     kind: str = ""
     size: str = ""
-    age: str = ""
+    age: Age | None = None
     digest: str = ""
     blob: str = ""
+    download: str = ""
+    target: str = ""
+    why: str = ""
+    tag: bool = False
+
+
+# The columns of each table, left to right, by their class and what stands above them.
+_NAMESPACES = {"name": "namespace"}
+_SERVICES = {"name": "service", "count": "entries", "size": "size", "age": "age"}
+_FILES = {"name": "name", "mode": "mode", "size": "size", "age": "changed", "digest": "md5"}
+_HITS = {"name": "path", "kind": "service", "size": "size", "digest": "md5"}
 
 
 def _environment() -> jinja2.Environment:
@@ -59,16 +82,26 @@ _TEMPLATES = _environment()
 
 
 async def get_page(service: Service, request: Request) -> Response:
-    """The page that the query asks for."""
+    """The page that the query asks for; one that says so where it asks for what is not there."""
     raw = parse_qs(
         request.scope["query_string"].decode("ascii", "replace"), errors="surrogateescape"
     )
     asked = {key: values[0] for key, values in raw.items()}
+    try:
+        return await _asked(service, asked)
+    except (ListMissing, HTTPException) as error:
+        why = error.detail if isinstance(error, HTTPException) else str(error)
+        return _page("not there", {}, [], note=_text(os.fsencode(why)), status=404)
+
+
+async def _asked(service: Service, asked: dict[str, str]) -> Response:
     namespace = asked.get("ns", "")
     if not namespace:
-        return _page(
-            "store", rows=_namespaces(service), crumbs=[], words="", ns="", list="", note=""
-        )
+        names = _namespaces(service)
+        if len(names) != 1:
+            rows = [Row(name, _link(name)) for name in names]
+            return _page("store", _NAMESPACES, rows, note="" if names else "nothing here yet")
+        (namespace,) = names
     if not service.place.has(namespace):
         raise HTTPException(404, "no such namespace")
     words = os.fsencode(asked.get("q", "")).strip()
@@ -79,17 +112,17 @@ async def get_page(service: Service, request: Request) -> Response:
     return await _directory(service, namespace, asked["list"], os.fsencode(asked.get("path", "/")))
 
 
-def _namespaces(service: Service) -> list[Row]:
+def _namespaces(service: Service) -> list[str]:
     service.place.check()
     with os.scandir(service.place.root) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    shown = [name for name in names if not name.startswith(".") and name not in RESERVED]
-    return [Row(name, _link(name), "namespace") for name in shown]
+    return [name for name in names if not name.startswith(".") and name not in RESERVED]
 
 
 async def _services(service: Service, namespace: str) -> Response:
     store = service.place.store(namespace)
     deadline = trio.current_time() + PATIENCE
+    now = time.time_ns()
     rows = []
     unread = 0
     for name in await store.lists():
@@ -102,14 +135,17 @@ async def _services(service: Service, namespace: str) -> Response:
             Row(
                 str(name),
                 _link(namespace, str(name)),
-                f"{one.entries} entries" if known else one.why,
+                f"{one.entries:,}" if known else "",
                 size_text(one.size) if known else "",
-                _age(one.mtime_ns),
+                Age(_moment(one.mtime_ns), _ago(now - one.mtime_ns)),
+                why=one.why,
+                tag=bool(name.tag),
             )
         )
     note = f"{unread} lists were not read yet: reload the page" if unread else ""
+    note = note if rows else "no service yet"
     crumbs = [Row(namespace, _link(namespace))]
-    return _page(namespace, rows=rows, crumbs=crumbs, words="", ns=namespace, list="", note=note)
+    return _page(namespace, _SERVICES, rows, crumbs=crumbs, namespace=namespace, note=note)
 
 
 async def _directory(service: Service, namespace: str, text: str, path: bytes) -> Response:
@@ -125,24 +161,29 @@ async def _directory(service: Service, namespace: str, text: str, path: bytes) -
     nodes = tree.children(node) if tree.is_directory(node) else range(node, node + 1)
     rows = list(_rows(tree, nodes, namespace, text))
     note = f"the first {ROWS} of {len(nodes)}" if len(nodes) > ROWS else ""
-    return _page(text, rows=rows, crumbs=crumbs, words="", ns=namespace, list=text, note=note)
+    note = note if rows else "an empty directory"
+    return _page(text, _FILES, rows, crumbs=crumbs, namespace=namespace, within=text, note=note)
 
 
 def _rows(tree: Tree, nodes: range, namespace: str, text: str) -> Iterator[Row]:
     for number in nodes[:ROWS]:
         node = Node(number)
         mode = tree.modes[node]
-        regular = stat.S_ISREG(mode)
+        regular, directory = stat.S_ISREG(mode), stat.S_ISDIR(mode)
         digest = tree.digest(node)
-        target = f" -> {_text(tree.target(node))}" if stat.S_ISLNK(mode) else ""
+        blob = f"/{layout.blob(namespace, digest)}" if regular else ""
+        name = _text(tree.names[node])
+        moment = _moment(tree.columns.mtimes[node])
         yield Row(
-            _text(tree.names[node]) + ("/" if stat.S_ISDIR(mode) else "") + target,
-            _link(namespace, text, tree.path(node)) if stat.S_ISDIR(mode) else "",
+            name + "/" * directory,
+            _link(namespace, text, tree.path(node)) if directory else blob,
             stat.filemode(mode),
             size_text(tree.sizes[node]) if regular else "",
-            _age(tree.columns.mtimes[node]),
+            Age(moment, moment),
             digest.hex() if regular else "",
-            f"/{layout.blob(namespace, digest)}" if regular else "",
+            blob,
+            name if regular else "",
+            _text(tree.target(node)) if stat.S_ISLNK(mode) else "",
         )
 
 
@@ -167,8 +208,9 @@ async def _found(service: Service, namespace: str, text: str, words: bytes) -> R
     hits, whole = await service.catalog.search(namespace, store, names, words, deadline)
     rows = [
         Row(
-            f"{hit.name}: {_text(hit.path)}",
+            _text(hit.path),
             _link(namespace, str(hit.name), os.path.dirname(hit.path)),
+            str(hit.name),
             size=size_text(hit.size),
             digest=hit.digest.hex() if any(hit.digest) else "",
             blob=f"/{layout.blob(namespace, hit.digest)}" if any(hit.digest) else "",
@@ -179,12 +221,42 @@ async def _found(service: Service, namespace: str, text: str, words: bytes) -> R
     crumbs = [Row(namespace, _link(namespace))]
     crumbs += [Row(text, _link(namespace, text))] if text else []
     shown = _text(words)
-    return _page(shown, rows=rows, crumbs=crumbs, words=shown, ns=namespace, list=text, note=note)
+    return _page(
+        shown,
+        _HITS,
+        rows,
+        crumbs=crumbs,
+        namespace=namespace,
+        within=text,
+        words=shown,
+        note=note,
+    )
 
 
-def _page(title: str, **told: object) -> Response:
-    text = _TEMPLATES.get_template("page.html").render(title=title, **told)
-    return HTMLResponse(text.encode("utf-8", "backslashreplace"), headers=_HEADERS)
+def _page(
+    title: str,
+    heads: dict[str, str],
+    rows: list[Row],
+    *,
+    crumbs: Sequence[Row] = (),
+    namespace: str = "",
+    within: str = "",
+    words: str = "",
+    note: str = "",
+    status: int = 200,
+) -> Response:
+    """A page: where one is, what is searched and for what, a word about it, and a table."""
+    text = _TEMPLATES.get_template("page.html").render(
+        title=title,
+        heads=heads,
+        rows=rows,
+        crumbs=crumbs,
+        namespace=namespace,
+        within=within,
+        words=words,
+        note=note,
+    )
+    return HTMLResponse(text.encode("utf-8", "backslashreplace"), status, _HEADERS)
 
 
 def _link(namespace: str, name: str = "", path: bytes = b"") -> str:
@@ -198,6 +270,15 @@ def _text(name: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _age(mtime_ns: int) -> str:
-    moment = time.gmtime(mtime_ns // 1_000_000_000)
-    return time.strftime("%Y-%m-%d %H:%M", moment)
+def _moment(mtime_ns: int) -> str:
+    """To the minute, in UTC: a list says nothing of where it was made."""
+    return time.strftime("%Y-%m-%d %H:%MZ", time.gmtime(mtime_ns // 1_000_000_000))
+
+
+def _ago(age_ns: int) -> str:
+    """The two largest units are never both worth reading: ``3 days``."""
+    seconds = age_ns // 1_000_000_000
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if (count := seconds // length) > 0:
+            return f"{count:,} {unit}{'s' * (count > 1)}"
+    return "now"

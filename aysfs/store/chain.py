@@ -39,6 +39,7 @@ LONGEST_REST = 60.0
 PATIENCE = 20.0  # seconds without a byte; a fetch waits 60, in which two more stores can be asked
 
 _PIECE = 1 << 20
+_LIST_FIRST = "which list is shown is the first store's to say: name it last to go without it"
 _DOUBLINGS = 16  # more than any rest needs; an outage of a day would be 2.0**1440, no float
 
 
@@ -217,6 +218,10 @@ class Chain:
                 return await store.open_list(name)
             except ListMissing:
                 continue
+            except StoreTrouble as error:
+                if store is not self.stores[-1]:
+                    error.hint = "; ".join(filter(None, (error.hint, _LIST_FIRST)))
+                raise
         raise ListMissing(f"no list {name} in {self.label}")
 
     async def lists(self) -> list[ServiceName]:

@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, TypeVar
 
 from aysfs import digest as digests
@@ -19,7 +19,7 @@ from aysfs.errors import Corrupt, StoreTrouble
 from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.blame import blaming
-from aysfs.store.directory_read import NO_ROOT, holds
+from aysfs.store.directory_read import NO_ROOT, Reader, holds
 from aysfs.store.protocol import BlobSource
 
 T = TypeVar("T")
@@ -38,7 +38,8 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 class Writer:
     """Makes blobs and lists below ``root/namespace``; the root itself only with ``create``."""
 
-    def __init__(self, root: str, namespace: str, *, create: bool) -> None:
+    def __init__(self, root: str, reader: Reader, namespace: str, *, create: bool) -> None:
+        self._reader = reader
         self._root = root
         self._namespace = namespace
         self._create = create
@@ -51,8 +52,12 @@ class Writer:
         if not holds(path, size):
             self._write_blob(path, size, lambda fd: _copy_verified(file, fd, digest, size, path))
 
-    def put_source(self, source: BlobSource) -> None:
-        """Keep a blob, also where one is: whoever sends many has asked what is missing."""
+    def put_group(self, sources: Sequence[BlobSource]) -> None:
+        """Keep blobs, also where they are: whoever sends many has asked what is missing."""
+        for source in sources:
+            self._put_source(source)
+
+    def _put_source(self, source: BlobSource) -> None:
         digest, size = source.digest, source.size
         path = self._path(layout.blob(self._namespace, digest))
         if (held := source.held) is not None:
@@ -108,16 +113,15 @@ class Writer:
             except FileNotFoundError:
                 os.stat(self._root)  # a disk that is not mounted has no note either
 
-    def delete_list(self, name: ServiceName) -> bool:
-        """Have no such list, durably: what only it named may be deleted next. Was there one?"""
+    def delete_list(self, name: ServiceName) -> None:
+        """Have no such list, durably: what only it named may be deleted next. ListMissing."""
         path = self._path(layout.list_path(self._namespace, name))
         with blaming(path):
             try:
                 os.unlink(path)
             except FileNotFoundError:
-                return False
+                raise self._reader.list_missing(name) from None
             _sync_directory(os.path.dirname(path))
-        return True
 
     def delete(self, digests: Iterable[Digest]) -> None:
         """Have no such blobs, in either layout."""

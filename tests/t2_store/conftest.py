@@ -8,6 +8,7 @@ import obstore
 import pytest
 from obstore.store import MemoryStore
 
+from tests.conftest import same_descriptors
 from tests.servers import Authority, Nginx, Sshd
 from tests.store_server import StoreServer
 from tests.swift import Swift
@@ -71,3 +72,10 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServ
     """`aysfs store serve`: every test has a namespace of its own."""
     with StoreServer(tmp_path_factory.mktemp("served"), "--open") as server:
         yield server
+
+
+@pytest.fixture
+def no_connections(swift: Swift) -> Iterator[None]:
+    """obstore closes connections in a thread of its own: in time for the next test."""
+    with same_descriptors():
+        yield

@@ -280,8 +280,12 @@ async def test_an_outage_does_not_change_which_list_wins() -> None:
         assert file.read() == b"second"
     await first.put_list(NAME, [b"first"])
     gone.gone = True
-    with pytest.raises(StoreTrouble, match="a: gone"):
+    with pytest.raises(StoreTrouble, match="a: gone") as refused:
         await chain.open_list(NAME)
+    assert "name it last to go without it" in str(refused.value.hint)
+    with pytest.raises(StoreTrouble) as last:
+        await Chain([second, gone]).open_list(parse_name("other"))
+    assert "name it last" not in str(last.value.hint)
     with pytest.raises(StoreTrouble):
         await chain.lists()
     gone.gone = False

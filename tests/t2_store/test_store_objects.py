@@ -1,85 +1,38 @@
 """Buckets: what can be the matter with them, and with the way to them."""
 
-import datetime
 import io
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
 from aysfs import digest as digests
-from aysfs.digest import Digest
 from aysfs.errors import BadConfig, BlobMissing, Corrupt, ListMissing, NoteMissing, StoreTrouble
-from aysfs.names import parse_name
 from aysfs.store.objects import ObjectsStore
 from aysfs.store.objects_address import parse_object_address
 from aysfs.store.objects_bucket import PART, Bounds, Bucket
 from aysfs.store.protocol import BlobSource, Held
-from tests.conftest import same_descriptors
-from tests.servers import CUT, DRIP, HANG, Authority, ScriptedServer, answer, free_port
-from tests.swift import SECRET, Swift
+from tests.servers import HANG, ScriptedServer, free_port
+from tests.swift import Swift
+from tests.t2_store.buckets import (
+    DIGEST,
+    LARGE,
+    NAME,
+    NUMBERS,
+    READING,
+    SMALL,
+    WRITING,
+    Question,
+    asked,
+    get,
+    judge,
+    opened,
+    put,
+)
 
-NAME = parse_name("jumpscale__base")
-NUMBERS = itertools.count()
-SMALL = b"small"
-LARGE = bytes(range(256)) * (3 * PART // 256 + 1)  # four parts
-HASTY = Bounds(connect=2.0, idle=1.0, quick=3.0, whole=30.0, tries=1, trying=1.0)
-
-
-@asynccontextmanager
-async def opened(url: str, bounds: Bounds = HASTY) -> AsyncIterator[ObjectsStore]:
-    store = ObjectsStore(parse_object_address(url), bounds=bounds)
-    yield store
-    await store.aclose()
-
-
-@pytest.fixture(autouse=True)
-def no_connections(request: pytest.FixtureRequest) -> Iterator[None]:
-    """obstore closes connections in a thread of its own: in time for the next test."""
-    request.getfixturevalue("swift")
-    with same_descriptors():
-        yield
-
-
-async def get(store: ObjectsStore, data: bytes) -> bytes:
-    sink = Held()
-    await store.get(digests.of(data), len(data), sink)
-    return sink.getvalue()
-
-
-async def put(store: ObjectsStore, data: bytes) -> Digest:
-    digest = digests.of(data)
-    await store.put(digest, len(data), io.BytesIO(data))
-    return digest
-
-
-Question = Callable[[ObjectsStore], Awaitable[object]]
-DIGEST = digests.of(SMALL)
-READING: dict[str, Question] = {
-    "get": lambda store: store.get(DIGEST, 5, Held()),
-    "missing": lambda store: store.missing({DIGEST: 5}),
-    "open_list": lambda store: store.open_list(NAME),
-    "lists": lambda store: store.lists(),
-    "read_note": lambda store: store.read_note("a"),
-    "notes": lambda store: store.notes(),
-    "shelf": lambda store: store.shelf(DIGEST[0]),
-    "strays": lambda store: store.strays(),
-}
-WRITING: dict[str, Question] = {
-    "put": lambda store: put(store, SMALL),
-    "put_large": lambda store: put(store, LARGE),
-    "put_many": lambda store: store.put_many([BlobSource.of(DIGEST, SMALL)]),
-    "put_list": lambda store: store.put_list(NAME, [b"x"]),
-    "delete_list": lambda store: store.delete_list(NAME),
-    "write_note": lambda store: store.write_note("a", b"x"),
-    "delete_note": lambda store: store.delete_note("a"),
-    "delete": lambda store: store.delete([DIGEST]),
-    "delete_strays": lambda store: store.delete_strays([".x.0123456789ab0.tmp"]),
-}
-asked = pytest.mark.parametrize("ask", (READING | WRITING).values(), ids=READING | WRITING)
+pytestmark = pytest.mark.usefixtures("no_connections")
 
 
 @pytest.fixture
@@ -103,17 +56,6 @@ def uploads(swift: Swift, bucket: str) -> int:
 
 
 # --- never "not there" -------------------------------------------------------------------
-
-
-def judge(error: StoreTrouble, *words: str) -> None:
-    """One line with these words in it or in the hint, and no secret."""
-    said = f"{error} {error.hint}"
-    assert "\n" not in said
-    assert len(str(error)) < 200
-    assert SECRET not in said
-    assert "Signature=" not in said
-    for word in words:
-        assert word in said
 
 
 @asked
@@ -189,76 +131,6 @@ async def test_without_credentials_it_is_said_where_they_go(
         with pytest.raises(StoreTrouble, match="no credentials were found") as caught:
             await store.lists()
     judge(caught.value, "docs/object-store.md")
-
-
-# --- answers that are wrong --------------------------------------------------------------
-
-MODIFIED = {"last_modified": "Thu, 26 Nov 2026 02:00:00 GMT", "etag": '"x"'}
-EMPTY_LISTING = answer(b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
-GONE = answer(b"<Error><Code>NoSuchKey</Code></Error>", "404 Not Found")
-
-
-def scripted(server: ScriptedServer) -> str:
-    return f"s3://bucket?endpoint={server.url}"
-
-
-async def test_a_failing_server_is_asked_again(s3: Swift) -> None:
-    with ScriptedServer([answer(b"", "503 Busy")], [answer(SMALL, **MODIFIED)]) as server:
-        async with opened(scripted(server)) as store:
-            assert await get(store, SMALL) == SMALL
-
-
-@pytest.mark.parametrize("status", ["500 Oh", "503 Busy", "403 Forbidden", "429 Too Many"])
-async def test_other_answers_are_trouble(s3: Swift, status: str) -> None:
-    with ScriptedServer([answer(b"", status)]) as server:
-        async with opened(scripted(server)) as store:
-            with pytest.raises(StoreTrouble, match=f"(answered|HTTP) {status[:3]}"):
-                await get(store, SMALL)
-            with pytest.raises(StoreTrouble, match=f"answered {status[:3]}"):
-                await store.missing({DIGEST: 5})
-    assert len(server.heads) <= 4
-
-
-async def test_an_object_of_another_size_writes_nothing(s3: Swift) -> None:
-    with ScriptedServer([answer(b"<html>", **MODIFIED)], [GONE], [EMPTY_LISTING]) as server:
-        async with opened(scripted(server)) as store:
-            sink = Held()
-            with pytest.raises(Corrupt, match="has 6 bytes, not 5"):
-                await store.get(DIGEST, 5, sink)
-    assert sink.getvalue() == b""
-
-
-async def test_a_body_that_breaks_off_is_trouble(s3: Swift) -> None:
-    short = answer(SMALL[:3], content_length=5, **MODIFIED)
-    with ScriptedServer([short, CUT]) as server:
-        async with opened(scripted(server)) as store:
-            with pytest.raises(StoreTrouble):
-                await get(store, SMALL)
-
-
-@pytest.mark.parametrize("data", [SMALL * 4000, LARGE], ids=["held", "poured"])
-async def test_a_body_that_drips_is_trouble(s3: Swift, data: bytes) -> None:
-    head = answer(b"", content_length=len(data), **MODIFIED)
-    with ScriptedServer([head, b"x", DRIP]) as server:
-        async with opened(scripted(server)) as store:
-            with pytest.raises(StoreTrouble, match="bytes a second") as caught:
-                await get(store, data)
-    judge(caught.value)
-
-
-async def test_only_certificates_that_are_trusted_are_taken(s3: Swift, trusted: Authority) -> None:
-    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    fine = trusted.ca.issue_cert("127.0.0.1")
-    expired = trusted.ca.issue_cert("127.0.0.1", not_before=past, not_after=past)
-    for certificate in (fine, expired, trusted.ca.issue_cert("elsewhere.example")):
-        tls = trusted.context(certificate)
-        with ScriptedServer([answer(SMALL, **MODIFIED), CUT], tls=tls) as server:
-            async with opened(scripted(server)) as store:
-                if certificate is fine:
-                    assert await get(store, SMALL) == SMALL
-                    continue
-                with pytest.raises(StoreTrouble, match="certificate"):
-                    await get(store, SMALL)
 
 
 # --- half of something -------------------------------------------------------------------

@@ -1,9 +1,8 @@
-"""A tar of a tree gives what a walk of it gives, byte for byte; no archive gives nothing."""
+"""A tar of a tree gives what a walk of it gives, byte for byte."""
 
 import io
 import os
 import random
-import subprocess
 import tarfile
 import threading
 from collections.abc import Sequence
@@ -16,10 +15,8 @@ from hypothesis import strategies as st
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, BuildFailed, StoreTrouble
+from aysfs.errors import BuildFailed, StoreTrouble
 from aysfs.flist.entry import Entry, Header, Kind
-from aysfs.flist.text import write_flist
-from aysfs.names import parse_name
 from aysfs.publish.batches import HELD
 from aysfs.publish.push import push
 from aysfs.publish.stream import TarTree, publish_list, put_missing
@@ -28,55 +25,8 @@ from aysfs.store.claims import Claim
 from aysfs.store.faults import Counts, FailsAlways
 from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import BlobSource
+from tests.t3_publish.tars import NAME, gathered, made, member, packed
 from tests.t3_publish.test_walk import CAPABILITY
-
-NAME = parse_name("jumpscale__base")
-PACK = (
-    "tar",
-    "--create",
-    "--file=-",
-    "--format=posix",
-    "--pax-option=delete=atime,delete=ctime",
-    "--xattrs",
-    "--xattrs-include=user.*",
-    "--xattrs-include=security.capability",
-    "--numeric-owner",
-    "--sort=name",
-)
-
-
-def packed(directory: Path, name: str = ".") -> bytes:
-    """What GNU tar makes of a directory, named as below /."""
-    command = [*PACK, "-C", str(directory), "--transform=s,^\\.,./b,S", "--", name]
-    return subprocess.run(command, check=True, capture_output=True).stdout
-
-
-def gathered(
-    *archives: tuple[bytes, bytes], epoch: int | None = None, put: list[list[Digest]] | None = None
-) -> tuple[Header, list[Entry]]:
-    """The list of archives, each with the path that was asked for."""
-    batches: list[list[Digest]] = [] if put is None else put
-    tree = TarTree(lambda batch: batches.append([one.digest for one in batch]), epoch)
-    for archive, top in archives:
-        tree.add(io.BytesIO(archive).read, top)
-    return tree.finish()
-
-
-def made(*members: tarfile.TarInfo, format: int = tarfile.PAX_FORMAT) -> bytes:
-    """An archive of these members; regular ones hold zeros."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=format) as archive:
-        for member in members:
-            archive.addfile(member, io.BytesIO(bytes(member.size)))
-    return out.getvalue()
-
-
-def member(name: str, type: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type = type
-    for key, value in fields.items():
-        setattr(info, key, value)
-    return info
 
 
 @pytest.fixture
@@ -309,91 +259,6 @@ def test_hard_links_do_not_reach_into_another_stream() -> None:
     second = made(member("b", tarfile.DIRTYPE), member("b/two", tarfile.LNKTYPE, linkname="b/one"))
     with pytest.raises(BuildFailed, match="is a link to `/b/one`, which did not come before it"):
         gathered((first, b"/b"), (second, b"/b"))
-
-
-# --- what is refused ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("info", "reason"),
-    [
-        (member("/b/x"), "`/b/x` is absolute"),
-        (member("b/../../x"), "climbs out"),
-        (member("c"), "`c` is not below `b`"),
-        (member("b/s", tarfile.CHRTYPE), "/b/s: a device 0:0 cannot be in a list"),
-        (member("b/s", b"Q"), "unknown type b'Q'"),
-        (member("b/s", pax_headers={"mtime": "nan"}), "mtime is no time"),
-        (member("b/s", pax_headers={"GNU.sparse.major": "1"}), "a sparse member"),
-        (member("b/s", tarfile.LNKTYPE, linkname="b"), "is a link to `/b`"),
-    ],
-)
-def test_members_that_are_refused(info: tarfile.TarInfo, reason: str) -> None:
-    with pytest.raises(BuildFailed, match=reason):
-        gathered((made(member("b", tarfile.DIRTYPE), info), b"/b"))
-
-
-def test_nothing_at_all() -> None:
-    with pytest.raises(BuildFailed, match="nothing was uploaded"):
-        gathered()
-    with pytest.raises(BuildFailed, match="/b does not hold it"):
-        gathered((made(), b"/b"))
-
-
-WHOLE = made(
-    member("b", tarfile.DIRTYPE, mode=0o755),
-    member("b/file", size=700, pax_headers={"mtime": "1.5", "SCHILY.xattr.user.a": "x"}),
-    member("b/link", tarfile.LNKTYPE, linkname="b/file"),
-    member("b/symlink", tarfile.SYMTYPE, linkname="file"),
-)
-END = len(WHOLE.rstrip(b"\0")) // 512 * 512 + 512  # of the last member
-
-
-@pytest.mark.parametrize("length", [0, 100, 512, 1024, END - 512, END, END + 512, END + 1000])
-def test_an_archive_that_is_cut_off(length: int) -> None:
-    assert gathered((WHOLE[: END + 1024], b"/b"))
-    with pytest.raises(BuildFailed, match="no whole archive: it is cut off"):
-        gathered((WHOLE[:length], b"/b"))
-
-
-def outcome(archive: bytes) -> bytes | None:
-    """The list of an archive, None when it was refused as it should be."""
-    try:
-        return b"".join(write_flist(*gathered((archive, b"/b"))))
-    except AysfsError:
-        return None
-
-
-@given(st.data())
-def test_a_damaged_archive_is_refused_or_gives_a_valid_list(data: st.DataObject) -> None:
-    damaged = bytearray(WHOLE[: END + 1024])
-    for _ in range(data.draw(st.integers(1, 4))):
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    outcome(bytes(damaged))
-
-
-@given(st.data())
-def test_a_damaged_header_with_a_right_checksum(data: st.DataObject) -> None:
-    archive = bytearray(WHOLE[: END + 1024])
-    header = data.draw(st.sampled_from(range(0, END, 512)))
-    for _ in range(data.draw(st.integers(1, 6))):
-        archive[header + data.draw(st.integers(0, 511))] = data.draw(st.integers(0, 255))
-    block = archive[header : header + 512]
-    block[148:156] = b" " * 8
-    archive[header + 148 : header + 156] = b"%06o\0 " % sum(block)
-    outcome(bytes(archive))
-
-
-@given(st.binary(max_size=2048))
-def test_garbage_is_refused(data: bytes) -> None:
-    with pytest.raises(BuildFailed):
-        gathered((data, b"/b"))
-
-
-@given(st.binary(max_size=300))
-def test_garbage_in_an_extended_header(data: bytes) -> None:
-    header = bytearray(member("x", b"x", size=len(data)).tobuf(tarfile.USTAR_FORMAT))
-    archive = bytes(header) + data + bytes(-len(data) % 512) + WHOLE
-    outcome(archive)
 
 
 @given(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import Container, Docker
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker
 from tests import docker_host
 from tests.docker_host import GitRepository, Sshd
 

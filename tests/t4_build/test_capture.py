@@ -11,7 +11,8 @@ import pytest
 
 from aysfs import digest as digests
 from aysfs.build.capture import capture
-from aysfs.build.container import Container, Docker, Mounted
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker, Mounted
 from aysfs.errors import BuildFailed, ServerTrouble
 from aysfs.flist.entry import Entry, Kind
 from aysfs.flist.text import write_flist

@@ -4,7 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from aysfs.build.container import Container, Docker
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker
 from tests.docker_host import GitRepository, Sshd, run, small_image
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from aysfs.build import server
-from aysfs.build.container import Container, Docker
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker
 from aysfs.build.kinds import NodeSsh
 from aysfs.build.server import bring_image, local, open_server
 from aysfs.errors import ServerTrouble

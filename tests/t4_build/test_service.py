@@ -63,7 +63,7 @@ def test_a_command_that_fails_says_what_it_said(service: Service) -> None:
 def test_a_command_for_a_container_that_was_killed_says_so(
     service: Service, container: Container
 ) -> None:
-    container.engine._api.kill(container.id)
+    container.engine.api.kill(container.id)
     with pytest.raises(ServerTrouble, match="the container was stopped from outside"):
         service.execute("true")
 

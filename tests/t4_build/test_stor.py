@@ -1,5 +1,6 @@
 """Stores on nodes, over a real sshd: prepared once, prepared again, and found by their clients."""
 
+import fcntl
 import grp
 import io
 import pwd
@@ -32,10 +33,12 @@ def forget_accounts() -> None:
 
 @pytest.fixture
 def accounts() -> Iterator[None]:
-    """The accounts are this host's own: none before and none after."""
-    forget_accounts()
-    yield
-    forget_accounts()
+    """The accounts are this host's own, so sessions take turns: none before and none after."""
+    with (Path(tempfile.gettempdir()) / "aysfs-test-accounts.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        forget_accounts()
+        yield
+        forget_accounts()
 
 
 @pytest.fixture

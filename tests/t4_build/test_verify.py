@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from aysfs.build.container import Docker
+from aysfs.build.engine import Docker
 from aysfs.build.log import BuildLog
 from aysfs.build.recipe import VerifySpec
 from aysfs.build.verify import Mount, Verified, verify

@@ -1,7 +1,9 @@
 """The real command in its own process, with every folder of a host below one directory."""
 
+import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -75,23 +77,29 @@ class Host:
         return sorted((self.root / "cache" / "objects").glob("?/?/*"))
 
 
-@pytest.fixture
-def host(tmp_path: Path) -> Host:
+def command_lines() -> bytes:
+    """Those of every process of this host."""
+    found = b""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += path.read_bytes()
+    return found
+
+
+def host_below(root: Path) -> Host:
     folders = {"STORE": "store", "CACHE": "cache", "RUNTIME": "run", "LOGS": "logs"}
     folders |= {"SERVICES": "services", "BUILDS": "builds"}
-    environment = {f"AYSFS_{name}": str(tmp_path / folder) for name, folder in folders.items()}
-    environment["AYSFS_CONFIG"] = str(tmp_path / "config.toml")
+    environment = {f"AYSFS_{name}": str(root / folder) for name, folder in folders.items()}
+    environment["AYSFS_CONFIG"] = str(root / "config.toml")
     environment["AYSFS_KEEP_FREE"] = "0"
-    environment["HOME"] = str(tmp_path)
+    environment["HOME"] = str(root)
     environment["PATH"] = os.environ["PATH"]
-    (tmp_path / "config.toml").touch()
-    return Host(tmp_path, environment)
+    (root / "config.toml").touch()
+    return Host(root, environment)
 
 
-@pytest.fixture
-def service(host: Host) -> Host:
-    """A host whose store holds ``jumpscale__test`` with base /opt/test."""
-    tree = host.root / "tree"
+def make_tree(tree: Path) -> None:
+    """What ``jumpscale__test`` is made of."""
     (tree / "bin").mkdir(parents=True)
     (tree / "bin" / "hello").write_text("#!/bin/sh\necho hello\n")
     (tree / "bin" / "hello").chmod(0o755)
@@ -105,5 +113,25 @@ def service(host: Host) -> Host:
         path.chmod(0o755)
     for path in (*tree.rglob("*"), tree):
         os.utime(path, ns=(0, 1_400_000_000_123_456_789), follow_symlinks=False)
-    host.ok("push", tree, "--name", "test", "--base", "/opt/test")
+
+
+@pytest.fixture(scope="session")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds ``jumpscale__test``, for copies of it: a push is half a second."""
+    host = host_below(tmp_path_factory.mktemp("pushed"))
+    make_tree(host.root / "tree")
+    host.ok("push", "tree", "--name", "test", "--base", "/opt/test")
+    return host.root / "store"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return host_below(tmp_path)
+
+
+@pytest.fixture
+def service(host: Host, pushed: Path) -> Host:
+    """A host whose store holds ``jumpscale__test`` with base /opt/test, of its ``tree``."""
+    make_tree(host.root / "tree")
+    shutil.copytree(pushed, host.root / "store", symlinks=True)
     return host

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from aysfs.build.container import LABEL, Docker
+from aysfs.build.engine import LABEL, Docker
 from aysfs.build.instances import Instance, Services
 from tests import docker_host
 from tests.servers import Sshd
@@ -182,5 +182,5 @@ class Farm:
         return [path.name for store in stores for path in sorted(store.glob("dedupe/md/*"))]
 
     def containers(self) -> list[str]:
-        found = self.docker._api.containers(all=True, filters={"label": LABEL})
+        found = self.docker.api.containers(all=True, filters={"label": LABEL})
         return [one["Id"] for one in found if one["Labels"][LABEL].endswith(self.suffix)]

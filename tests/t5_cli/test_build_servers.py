@@ -3,7 +3,6 @@
 One sshd on loopback stands for every node; the Docker behind it is this host's.
 """
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -12,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import Container, Docker
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker
 from tests import docker_host
 from tests.docker_host import GitRepository
 from tests.servers import Sshd, free_port, make_key
-from tests.t5_cli.conftest import Host
+from tests.t5_cli.conftest import Host, command_lines
 from tests.t5_cli.farm import BUILD, KEY, SECRET, Farm
 
 AYS = "from aysfs.cli.ays import main; main()"
@@ -45,7 +45,7 @@ def farm(host: Host, docker: Docker, image: str) -> Iterator[Farm]:
     yield made
     server.stop()
     for one in made.containers():
-        docker._api.remove_container(one, force=True)
+        docker.api.remove_container(one, force=True)
 
 
 def files(store: Path) -> dict[str, bytes]:
@@ -128,14 +128,14 @@ def test_an_image_is_built_pushed_and_pulled_again(farm: Farm, tmp_path: Path) -
             done = farm.python(AYS, "build", *words, "--build", "--push", "--debug")
             assert done.code == 0, done.err
             assert len(farm.containers()) == 1  # --debug
-            farm.docker._api.remove_container(farm.containers()[0], force=True)
+            farm.docker.api.remove_container(farm.containers()[0], force=True)
             made = farm.docker.image_id(image)
             assert made is not None
             docker_host.run("docker", "rmi", "-f", image)
             assert farm.docker.image_id(image) is None
             assert farm.docker.pull(image, lambda _: None) == made
         finally:
-            farm.docker._api.remove_image(image, force=True)
+            farm.docker.api.remove_image(image, force=True)
     assert farm.host.ok("cat", f"{farm.name}:/opt/hello/word") == "made"
 
 
@@ -287,15 +287,6 @@ def test_a_password_opens_the_server_and_is_seen_nowhere(farm: Farm, account: st
     assert SECRET.encode() not in seen + out + err + logs + (shown + refused).encode()
     assert SECRET in kept.read_text()
     assert kept.stat().st_mode & 0o777 == 0o600
-
-
-def command_lines() -> bytes:
-    """Those of every process of this host."""
-    found = b""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            found += path.read_bytes()
-    return found
 
 
 # --- verify --------------------------------------------------------------------------------

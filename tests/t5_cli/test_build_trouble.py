@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import Container, Docker
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker
 from tests import docker_host
 from tests.conftest import aysfs_mounts
 from tests.docker_host import GitRepository
@@ -130,7 +131,7 @@ def test_a_dockerfile_that_fails_leaves_no_container(
     recipe = f"build =\n    image:'{image}',\n    repo:'{repository.url}',\n"
     (builds.folder / "service.hrd").write_text(recipe)
     builds.fails(13, "--build")
-    found = builds.docker._api.containers(all=True, filters={"label": f"of={label}"})
+    found = builds.docker.api.containers(all=True, filters={"label": f"of={label}"})
     assert found == []
 
 

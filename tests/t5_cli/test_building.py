@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import LABEL, Docker
+from aysfs.build.engine import LABEL, Docker
 from tests import docker_host
 from tests.docker_host import GitRepository
 from tests.t5_cli.conftest import MAIN, Done, Host
@@ -81,7 +81,7 @@ class Builds:
         return [path.name for path in (self.host.root / "store").glob("dedupe/md/*")]
 
     def containers(self) -> list[str]:
-        found = self.docker._api.containers(all=True, filters={"label": f"{LABEL}={self.name}"})
+        found = self.docker.api.containers(all=True, filters={"label": f"{LABEL}={self.name}"})
         return [one["Id"] for one in found]
 
 
@@ -293,7 +293,7 @@ def test_a_container_killed_from_outside_ends_the_build(builds: Builds) -> None:
     builds.write(more='service.execute("sleep 50")')
     build = start(builds)
     wait_until_it_sleeps(builds, build)
-    builds.docker._api.kill(builds.containers()[0])
+    builds.docker.api.kill(builds.containers()[0])
     _, err = build.communicate(timeout=100)
     assert build.returncode == 15, err
     assert b"stopped from outside" in err
@@ -367,7 +367,7 @@ def test_an_image_is_built_from_its_repository(builds: Builds, repository: GitRe
         builds.ok("--build")
         assert builds.host.ok("cat", f"{builds.name}:/opt/hello/made") == "made\n"
     finally:
-        builds.docker._api.remove_image(image, force=True)
+        builds.docker.api.remove_image(image, force=True)
 
 
 def test_a_recipe_without_an_image_is_refused(builds: Builds) -> None:

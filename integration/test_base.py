@@ -1,16 +1,18 @@
-"""A mounted build in containers, both ways: bound in from the host, and mounted inside."""
+"""The template of base: it builds and mounts here, and in containers both ways.
 
-import io
+A build is bound into one from the host, and mounted inside of one.
+"""
+
 import subprocess
 import sysconfig
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from aysfs.build.container import Container, Docker, Mounted
-from integration.conftest import DEBIAN, ROOT, Site
+from aysfs.build.container import Container
+from aysfs.build.engine import Docker, Mounted
+from integration.conftest import DEBIAN, ROOT, Site, context
 
 INSIDE = "aysfs-test/inside:1"
 DOCKERFILE = f"""\
@@ -23,6 +25,13 @@ RUN apt-get -q update && apt-get -q -y --no-install-recommends install fuse3 pyt
 def built(site: Site) -> str:
     site.aysfs("build", "base")
     return "base"
+
+
+def test_base_is_a_tree_of_scripts(site: Site, point: Path) -> None:
+    site.aysfs("build", "base")
+    assert "as listed" in site.aysfs("verify", "base")
+    site.aysfs("mount", "base", point)
+    assert site.run(point / "bin/js-which", "js-env").strip() == f"{point}/bin/js-env"
 
 
 def test_bound_in_from_the_host(site: Site, docker: Docker, built: str, point: Path) -> None:
@@ -59,16 +68,6 @@ def inside(site: Site, docker: Docker) -> Iterator[Container]:
     container = docker.start(INSIDE, name=name, service="test", mounts=mounts, fuse=True)
     yield container
     container.remove()
-
-
-def context(dockerfile: str) -> io.BytesIO:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        item = tarfile.TarInfo("Dockerfile")
-        item.size = len(dockerfile)
-        tar.addfile(item, io.BytesIO(dockerfile.encode()))
-    out.seek(0)
-    return out
 
 
 def test_mounted_inside_a_container(built: str, inside: Container) -> None:
