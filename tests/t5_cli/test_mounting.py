@@ -1,5 +1,6 @@
 """``mount``, ``reload`` and ``status`` as a person meets them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -32,6 +33,39 @@ def test_reload_says_when_xattrs_need_another_mount(service: Host) -> None:
     shown = service.ok("reload", point)
     service.ok("umount", point)
     assert shown.splitlines()[1] == "  mount again to see extended attributes"
+
+
+def test_what_was_mounted_is_shown_from_its_image_in_the_same_words(service: Host) -> None:
+    point = service.root / "mnt"
+    point.mkdir()
+    questions = [
+        ["ls", "-l", "-R", "test"],
+        ["ls", "-l", "test:link"],
+        ["ls", "test:bin"],
+        ["stat", "test:data"],
+        ["cat", "test:link"],
+        ["fetch", "test"],
+    ]
+    service.ok("fetch", "test")
+    from_list = [service.run(*question).raw for question in questions]
+    assert json.loads(service.ok("cache", "stats", "--json"))["images"] == 0, "looking made one"
+    service.ok("mount", "test", point)
+    service.ok("umount", point)
+    stats = json.loads(service.ok("cache", "stats", "--json"))
+    assert stats["images"] == 1
+    assert stats["image_bytes"] > 4096
+    assert [service.run(*question).raw for question in questions] == from_list
+    (image,) = (service.root / "cache/images").glob("*/tree.erofs")
+    os.truncate(image, 5000)
+    found = service.run("ls", "-l", "-R", "test")
+    assert found.raw == from_list[0]
+    assert found.err.splitlines() == [
+        f"aysfs: damaged tree image {image.parent}: removed (tree.erofs was altered)"
+    ]
+    service.ok("mount", "test", point)
+    service.ok("umount", point)
+    service.ok("cache", "clear")
+    assert json.loads(service.ok("cache", "stats", "--json"))["images"] == 0
 
 
 def test_somebody_elses_runtime_directory_is_refused(service: Host) -> None:
