@@ -19,6 +19,7 @@ from aysfs.errors import CacheUnusable, StoreTrouble, first_of
 from aysfs.flist import Entry
 from aysfs.load import ListInfo, Loaded, Shown, load_entry, load_tree, load_view
 from aysfs.store.open import open_stores, side_by_side
+from aysfs.store.protocol import Store
 
 T = TypeVar("T")
 
