@@ -198,10 +198,10 @@ def _take_lock(folder: Path, point: str) -> int | None:
 
     None means try again: the daemon before us removed it meanwhile, or somebody looks at it.
     """
-    folder.mkdir(mode=0o700, exist_ok=True)
     try:
+        folder.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
+    except (FileExistsError, FileNotFoundError):  # removed between two looks at it
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
