@@ -23,7 +23,7 @@ def test_control_characters_of_names_are_shown_escaped(service: Host) -> None:
 def test_reload_says_when_xattrs_need_another_mount(service: Host) -> None:
     point = service.root / "mnt"
     point.mkdir()
-    service.ok("mount", "test", point)
+    service.ok("mount", "test", point, "--engine", "fuse")
     assert service.ok("reload", point).startswith("nothing has changed: ")
     try:
         os.getxattr(point / "data", "user.note")
