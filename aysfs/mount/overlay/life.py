@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from aysfs.errors import MountFailed
@@ -53,7 +54,7 @@ def mount(options: MountOptions) -> int | None:
             continue  # it was about to leave, or was killed
         except KeyboardInterrupt:
             if started is not None:  # it drops the request with the connection, and leaves
-                _wait_for(lambda: os.waitpid(started, os.WNOHANG) != (0, 0))
+                _wait_for(partial(_has_ended, started))
             raise
         if "leaving" not in answer:
             return started
@@ -99,6 +100,10 @@ def _ensure(host: HostOptions) -> int | None:
                 if not is_served(host.folder):  # else its supervisor was quicker
                     raise
     return None
+
+
+def _has_ended(child: int) -> bool:
+    return os.waitpid(child, os.WNOHANG) != (0, 0)
 
 
 def _wait_for(happened: Callable[[], bool]) -> None:
