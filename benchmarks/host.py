@@ -155,6 +155,11 @@ def run(command: Sequence[str | Path]) -> str:
     return done.stdout
 
 
+def forget_images() -> None:
+    """Whoever mounts next compiles its list."""
+    remove(CACHE / "images")
+
+
 def aysfs(*arguments: str | Path) -> float:
     """Run a command of the project; the seconds it took."""
     command = [Path(sys.executable).with_name("aysfs"), *arguments]

@@ -1,10 +1,11 @@
 """The one place where addresses become a store.
 
 Serves the command line and configuration; owns the table of schemes. Opens no connection:
-a store that does not answer says so when it is asked.
+a store that does not answer says so when it is asked. What is opened here is for reading; who
+writes, or looks after a store, has ``open_to_write``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -14,7 +15,7 @@ from aysfs.store.chain import Chain, members
 from aysfs.store.directory import THREADS, DirectoryStore
 from aysfs.store.http import HttpStore
 from aysfs.store.http_address import SCHEMES as HTTP_SCHEMES
-from aysfs.store.http_address import parse_http_address
+from aysfs.store.http_address import HttpAddress, parse_http_address
 from aysfs.store.objects import ObjectsStore
 from aysfs.store.objects_address import SCHEMES as OBJECT_SCHEMES
 from aysfs.store.objects_address import parse_object_address
@@ -29,11 +30,19 @@ KNOWN = (
 )
 
 
+OpenHttp = Callable[[HttpAddress, str], Store]
+"""Makes the store at an address, in a namespace."""
+
+
 def open_stores(
-    urls: Sequence[str], *, namespace: str = layout.DEFAULT_NAMESPACE, create: bool = False
+    urls: Sequence[str],
+    *,
+    namespace: str = layout.DEFAULT_NAMESPACE,
+    create: bool = False,
+    http: OpenHttp = HttpStore,
 ) -> Store:
     """What these addresses are together: the one store, or a chain of them in this order."""
-    stores = [open_store(url, namespace=namespace, create=create) for url in urls]
+    stores = [open_store(url, namespace=namespace, create=create, http=http) for url in urls]
     return stores[0] if len(stores) == 1 else Chain(stores)
 
 
@@ -50,6 +59,7 @@ def open_store(
     namespace: str = layout.DEFAULT_NAMESPACE,
     create: bool = False,
     credentials: SshCredentials | None = None,
+    http: OpenHttp = HttpStore,
 ) -> Store:
     """The store at this address. ``create`` lets a writer make a store that is not there yet.
 
@@ -63,7 +73,7 @@ def open_store(
         address = parse_address(url)
         return SshStore(address, namespace, create=create, credentials=credentials)
     if url.partition("://")[0].lower() in HTTP_SCHEMES:
-        return HttpStore(parse_http_address(url), namespace)
+        return http(parse_http_address(url), namespace)
     if url.partition("://")[0].lower() in OBJECT_SCHEMES:
         return ObjectsStore(parse_object_address(url), namespace)
     parts = urlsplit(url)

@@ -164,6 +164,9 @@ def test_who_holds_the_old_tree_keeps_its_cached_files(served: Site, tree: Path)
             kind, number = told(holder, f"{how} miss-3").split()
             assert (kind, int(number) in TROUBLE) == ("errno", True)
         assert told(holder, "mapped mapped") == md5(tree / "mapped")
+        assert served.ask()["held"] == [
+            {"pid": holder.pid, "name": "python", "how": "cwd", "served": False}
+        ]
         assert md5(served.point / "miss-3") == md5(tree / "miss-3")
         # A blob that is cached meanwhile is found; the miss before it is not remembered.
         assert told(holder, "cwd miss-3") == md5(tree / "miss-3")
@@ -199,13 +202,15 @@ def test_the_old_tree_of_a_reload_is_served_until_it_is_let_go(served: Site, tre
         assert served.ask("reload")["changed"] is True
         status = served.ask()
         assert status["generations"] == 2
-        assert status["held"] == [{"pid": holder.pid, "name": "python", "how": "cwd"}]
+        assert status["held"] == [
+            {"pid": holder.pid, "name": "python", "how": "cwd", "served": True}
+        ]
         assert told(holder, "cwd miss-0") == was
         life.stop(served.root / "run", served.point)
         assert abandoned(served.root / "run") == [
             {
                 "point": str(served.point),
-                "held": [{"pid": holder.pid, "name": "python", "how": "cwd"}],
+                "held": [{"pid": holder.pid, "name": "python", "how": "cwd", "served": True}],
             }
         ]
         assert told(holder, "cwd miss-1") == md5(tree / "miss-1")
@@ -231,7 +236,7 @@ def test_who_maps_a_file_of_the_old_tree_is_named(served: Site, tree: Path) -> N
         (tree / "data").write_text("newer")
         served.push(tree)
         assert served.ask("reload")["changed"] is True
-        held = [{"pid": holder.pid, "name": "python", "how": "mapping"}]
+        held = [{"pid": holder.pid, "name": "python", "how": "mapping", "served": True}]
         assert served.ask()["held"] == held
     until(lambda: served.ask()["generations"] == 1)
     assert served.ask()["held"] == []
