@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount import life
 from aysfs.mount.overlay import life as overlay
 from aysfs.mount.overlay.life import abandoned
-from tests.t4_mount.conftest import PYTHON, Site
+from tests.t4_mount.conftest import PYTHON, Site, run
 from tests.t4_mount.overlay_site import (
     TROUBLE,
     aysfs,
@@ -281,6 +282,22 @@ def test_a_mount_that_umount_8_took_while_nobody_served_is_not_put_back(
     overlay.repair(served.root / "run")
     assert find_kernel_mount(str(served.point)) is None
     assert os.listdir(served.root / "run") == []
+
+
+def test_a_daemon_that_ends_in_an_error_is_replaced(served: Site, tree: Path) -> None:
+    """Without a descriptor left it cannot look at the mount table, which is fatal to it."""
+    assert md5(served.point / "data") == md5(tree / "data")
+    worker = served.pid()
+    hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (3, hard))
+    assert run("mount", "--bind", served.root, served.root).returncode == 0
+    assert run("umount", served.root).returncode == 0
+    wait_for_another(served, worker)
+    served.expected += ["Traceback", "exception", "the daemon ended in an error"]
+    assert "the daemon ended in an error" in served.logs()
+    assert md5(served.point / "miss-0") == md5(tree / "miss-0")
+    assert mounts_below(served.root / "run") == [str(next(served.root.glob("run/host-*/fault")))]
+    served.umount()
 
 
 def test_a_supervisor_that_is_told_to_stop_between_two_daemons_starts_no_other(

@@ -67,6 +67,8 @@ class _Supervisor:
             worker = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[sender])
             self._worker = worker
             os.close(sender)
+            if self._stopping:  # told so while there was nobody to pass it on to
+                worker.terminate()
             assert worker.stdin is not None
             try:
                 worker.stdin.write(self._options.encode())
@@ -91,7 +93,10 @@ class _Supervisor:
 def main() -> int:
     """Supervise until there is nothing to serve."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return _Supervisor(sys.stdin.read(), int(sys.argv[1])).run()
+    told = sys.stdin.read()
+    if not told:  # whoever started us was killed before a word
+        return int(ExitCode.INTERRUPTED)
+    return _Supervisor(told, int(sys.argv[1])).run()
 
 
 if __name__ == "__main__":

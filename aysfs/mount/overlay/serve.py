@@ -207,7 +207,10 @@ def main() -> int:
     """Serve until nothing is mounted; the exit code is that of the error, if any."""
     answer = int(sys.argv[1])
     allow_all_descriptors()
-    options = host_options_from(sys.stdin.read())
+    told = sys.stdin.read()
+    if not told:  # whoever started us was killed before a word
+        return int(ExitCode.INTERRUPTED)
+    options = host_options_from(told)
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
