@@ -4,12 +4,13 @@ import hashlib
 import os
 import resource
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from aysfs.cache.blobs import Cache
-from aysfs.kernel.table import find_kernel_mount
+from aysfs.kernel.table import device_of, find_kernel_mount
 from aysfs.mount import life
 from aysfs.mount.overlay import life as overlay
 from aysfs.mount.overlay.life import abandoned
@@ -174,6 +175,24 @@ def test_who_holds_the_old_tree_keeps_its_cached_files(served: Site, tree: Path)
     with started(PYTHON, "-c", READER, served.point) as restarted:
         assert told(restarted) == "here"
         assert told(restarted, "cwd miss-4") == md5(tree / "miss-4")
+    served.umount()
+
+
+def test_a_device_number_that_is_given_away_again_names_nobody(served: Site, tree: Path) -> None:
+    """What uses the file system that has the number of the lost tree does not hold that tree."""
+    device = device_of(str(served.point))
+    wait_for_another(served, kill_worker(served))
+    with ExitStack() as undo:
+        for number in range(30):
+            other = served.root / f"other-{number}"
+            other.mkdir()
+            assert run("mount", "-t", "tmpfs", "tmpfs", other).returncode == 0
+            undo.callback(run, "umount", other)
+            user = undo.enter_context(started("sh", "-c", 'cd "$1"; pwd; read -r _', "sh", other))
+            assert told(user) == str(other)
+            if device_of(str(other)) == device:
+                break
+        assert served.ask()["held"] == []
     served.umount()
 
 

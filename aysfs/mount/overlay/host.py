@@ -33,6 +33,7 @@ from aysfs.store.chain import Chain
 
 log = logging.getLogger(__name__)
 
+_FORGET_EVERY = 60.0
 _SETTLE = 0.02  # seconds between two looks at the mount table
 
 
@@ -67,6 +68,7 @@ class Host:
         self._begun = 0  # requests that may still become a tree
         self._mounts: dict[str, _Mount] = {}
         self._lost: dict[str, str] = {}  # device -> mount point of trees whose daemon died
+        self._kept: dict[str, int] = {}  # descriptors of some: nobody else is given their device
         self.sources = Sources(cache, nursery)
         self.trees = Trees(folder, cache, layer, self.sources, nursery, self.end_if_empty)
 
@@ -88,8 +90,16 @@ class Host:
         if lost is None or not is_ours(lost):
             raise MountFailed(f"nothing of ours is mounted at {point} any more")
         plan = replace(plan, lost=(*plan.lost, lost.device))
-        await self._begin(plan.options, plan)
+        kept = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            await self._begin(plan.options, plan)
+        except BaseException:
+            os.close(kept)
+            raise
         self._lost.update(dict.fromkeys(plan.lost, point))
+        self._kept[lost.device] = kept
+        if len(plan.lost) > 1:  # lost by daemons before the one before us: kept by nobody
+            await self._held(point)
 
     async def _begin(self, options: MountOptions, plan: Plan | None) -> None:
         if self.ended.is_set():
@@ -264,13 +274,23 @@ class Host:
         lost = {device for device, where in self._lost.items() if where == point}
         if not served | lost:
             return []
-        found = await trio.to_thread.run_sync(holders, served | lost, abandon_on_cancel=True)
+        everybody = await trio.to_thread.run_sync(holders, served | lost, abandon_on_cancel=True)
+        found = [one for one in everybody if one.pid != os.getpid()]
         for device in lost - {one.device for one in found}:
-            del self._lost[device]
+            self._lost.pop(device, None)
+            if device in self._kept:
+                os.close(self._kept.pop(device))
         return [
             {"pid": one.pid, "name": one.name, "how": one.how, "served": one.device in served}
             for one in found
         ]
+
+    async def forget_lost(self) -> None:
+        """Let go of the trees of dead daemons that nobody holds any more. Runs until cancelled."""
+        while True:
+            await trio.sleep(_FORGET_EVERY)
+            for point in set(self._lost.values()):
+                await self._held(point)
 
     async def abandoned(self) -> list[dict[str, object]]:
         """Trees that are held and whose mount point is not ours any more."""

@@ -76,6 +76,7 @@ async def _session(options: HostOptions, cache: Cache, ready: Callable[[], None]
                 partial(scrub_slowly, cache),
                 partial(flush_now_and_then, cache, lambda: host.sources.fetched_bytes),
                 host.watch,
+                host.forget_lost,
                 host.trees.ask_again,
             ):
                 nursery.start_soon(task)
