@@ -213,7 +213,7 @@ def listed(times: list[float]) -> str:
 def memory() -> Measured:
     """Ten lists that differ in their base, so that they are ten images."""
     host.pushed(TREE.name, TREE.root)
-    text = b"".join(path.read_bytes() for path in host.STORE.glob(f"md/{TREE.name}.flist"))
+    text = b"".join(path.read_bytes() for path in host.STORE.glob(f"*/md/{TREE.name}.flist"))
     with ExitStack() as stack:
         for number in range(MOUNTS):
             path = WORK / f"tree-{number}.flist"
