@@ -15,7 +15,8 @@ import pytest
 from aysfs import digest
 from aysfs.cache import images as images_module
 from aysfs.cache.compile import compile_list
-from aysfs.cache.images import CachedImage, ImageCache, ListKey, Owner
+from aysfs.cache.images import CachedImage, ImageCache, Owner
+from aysfs.cache.list_key import ListKey
 from aysfs.errors import BadList, CacheUnusable, ImageRefused, NoSpace, PathMissing
 from aysfs.flist import Entry, Kind
 from tests.trees import directory, regular, special, symlink, tree_of, written

@@ -55,8 +55,9 @@ class Host:
         cache: Cache,
         layer: FaultLayer,
         nursery: trio.Nursery,
+        checked: trio.Event,
     ) -> None:
-        """``folder`` is the daemon's own."""
+        """``folder`` is the daemon's own. Nothing is mounted before the cache is ``checked``."""
         self.ended = trio.Event()
         """The last tree is gone. Nothing more is mounted: another daemon must be started."""
         self._cache = cache
@@ -66,7 +67,9 @@ class Host:
         self._begun = 0  # requests that may still become a tree
         self._mounts: dict[str, _Mount] = {}
         self.sources = Sources(cache, nursery)
-        self.trees = Trees(folder, cache, layer, self.sources, nursery, self.end_if_empty)
+        self.trees = Trees(
+            folder, cache, layer, self.sources, nursery, empty=self.end_if_empty, checked=checked
+        )
 
     async def mount(self, options: MountOptions) -> None:
         """Mount what is asked for, and serve it until it is unmounted.
