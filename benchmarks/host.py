@@ -258,7 +258,7 @@ def parent_of(pid: int) -> int:
 
 @contextlib.contextmanager
 def mounted(
-    service: str | Path, *options: str, engine: str = FUSE, point: Path = MOUNT
+    service: str | Path, *options: str | Path, engine: str = FUSE, point: Path = MOUNT
 ) -> Iterator[Mount]:
     """A mount for the length of a with block; the daemon of the last one has left afterwards."""
     point.mkdir(exist_ok=True)

@@ -1,5 +1,7 @@
 """Addresses of stores."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -115,3 +117,15 @@ async def test_no_blob_waits_inside_a_store_until_others_are_there(
         for _ in range(count):
             nursery.start_soon(store.get, digests.of(data), len(data), Meets(barrier))
     await store.aclose()
+
+
+def test_a_directory_needs_none_of_the_libraries_of_other_kinds(tmp_path: Path) -> None:
+    """They are most of the memory of a daemon and of the time that a command takes to start."""
+    code = (
+        "import sys; from aysfs.store.open import open_store; open_store(sys.argv[1]);"
+        " print({'paramiko', 'httpx', 'obstore', 'pycurl'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
