@@ -4,6 +4,7 @@ Serves mounts, ``ls``, ``cat``, ``fetch`` and ``unpack``, which all speak of ser
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,11 +13,26 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 import trio
 
-from aysfs.errors import BadConfig, BadList, ListMissing, StoreTrouble
-from aysfs.flist import FlistReader
+from aysfs.cache.compile import compile_list
+from aysfs.cache.images import Facts, ImageCache
+from aysfs.cache.list_key import ListKey
+from aysfs.errors import (
+    BadConfig,
+    BadList,
+    CacheUnusable,
+    ImageDamaged,
+    ImageRefused,
+    ListMissing,
+    NoSpace,
+    PathMissing,
+    StoreTrouble,
+)
+from aysfs.flist import Entry, FlistReader, Header, find_entry
 from aysfs.names import ListRef, ServiceName
 from aysfs.store.protocol import OpenList, Store
-from aysfs.tree import Clash, Tree, TreeBuilder, choose_base
+from aysfs.tree import Clash, Tree, TreeBuilder, TreeView, choose_base
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -44,6 +60,15 @@ class Loaded(NamedTuple):
     implied: int
 
 
+class Shown(NamedTuple):
+    """What a mount shows, wherever it is held. ``outside`` as in Loaded."""
+
+    tree: TreeView
+    lists: tuple[ListInfo, ...]
+    clashes: tuple[Clash, ...]
+    outside: int
+
+
 async def load_tree(
     store: Store,
     refs: Sequence[ListRef],
@@ -56,6 +81,59 @@ async def load_tree(
     Raises ListMissing, StoreTrouble or BadList, and BadConfig when a ``base`` shows nothing.
     """
     return await opened_lists(store, refs, lambda opened: _build_from(opened, base, mount_point))
+
+
+async def load_view(
+    store: Store,
+    refs: Sequence[ListRef],
+    images: ImageCache | None,
+    *,
+    base: bytes | None = None,
+    mount_point: bytes | None = None,
+    compile_new: bool = False,
+) -> Shown:
+    """As ``load_tree``, and from an image of the cache where one list is shown.
+
+    A list that was compiled before is hashed and no line of it read; another is compiled when
+    that is asked for. Else, and where no image can be made or kept, the tree is in memory.
+    """
+
+    def use(opened: list[OpenList]) -> Shown:
+        if images is not None and len(opened) == 1:
+            with _reading(opened[0]):
+                shown = _from_image(opened[0], images, compile_new, base, mount_point)
+                if shown is not None:
+                    return shown
+                opened[0].file.seek(0)
+        loaded = _build_from(opened, base, mount_point)
+        return Shown(loaded.tree, loaded.lists, loaded.clashes, loaded.outside)
+
+    return await opened_lists(store, refs, use)
+
+
+async def load_entry(
+    store: Store, ref: ListRef, images: ImageCache | None, path: bytes
+) -> tuple[Entry, ListInfo]:
+    """What a list says of one path. Raises as ``load_tree`` does, or PathMissing.
+
+    Of a list that was compiled before only the line of the path is read, where there is one.
+    """
+
+    def use(opened: list[OpenList]) -> tuple[Entry, ListInfo]:
+        with _reading(opened[0]):
+            shown = None if images is None else _from_image(opened[0], images, False, None, None)
+            if shown is not None:
+                _, below = shown.tree.locate(path, follow=False)
+                entry = find_entry(opened[0].file, shown.tree.listed(below))
+                shown.tree.close()
+                if entry is not None:
+                    return entry, shown.lists[0]
+            opened[0].file.seek(0)
+        loaded = _build_from(opened, None, None)
+        node = loaded.tree.resolve(path, follow=False)
+        return loaded.tree.entry(node), loaded.lists[0]
+
+    return await opened_lists(store, [ref], use)
 
 
 async def opened_lists(
@@ -117,6 +195,42 @@ def _build_from(opened: list[OpenList], base: bytes | None, mount_point: bytes |
             hint="without --base the list's own base is shown",
         )
     return Loaded(tree, tuple(lists), clashes, outside, builder.named, builder.implied)
+
+
+def _from_image(
+    one: OpenList,
+    images: ImageCache,
+    compile_new: bool,
+    base: bytes | None,
+    mount_point: bytes | None,
+) -> Shown | None:
+    """One list through its image; None when only a tree in memory can show it."""
+    info = ListInfo(one.source, sha256_of(one.file), one.mtime_ns)
+    key = ListKey(info.sha256, info.mtime_ns)
+    try:
+        cached = images.find(key)
+        if cached is None and compile_new:
+            cached = compile_list(images, key, one.file, one.source)
+    except (CacheUnusable, NoSpace, ImageDamaged, ImageRefused) as error:
+        log.info("%s: shown without an image: %s", one.source, error)
+        return None
+    if cached is None:
+        return None
+    shown = base_of(cached.facts, base, mount_point)
+    outside = cached.facts.outside(shown)
+    try:
+        if outside is not None:
+            return Shown(cached.take_tree(shown), (info,), (), outside)
+    except PathMissing:
+        pass
+    cached.close()
+    return None
+
+
+def base_of(facts: Facts, given: bytes | None, mount_point: bytes | None) -> bytes:
+    """As ``choose_base``, from what is known of a list."""
+    paths = [facts.common] if facts.named else []
+    return choose_base(Header(2, facts.base), given, mount_point, paths)
 
 
 @contextmanager

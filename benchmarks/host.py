@@ -160,6 +160,12 @@ def run(words: Sequence[str | Path]) -> str:
     return done.stdout
 
 
+def forget_images() -> None:
+    """Whoever mounts next compiles its list."""
+    for image in (CACHE / "images").glob("*-*"):  # the folder is a running daemon's as well
+        remove(image)
+
+
 def aysfs(*arguments: str | Path) -> float:
     """Run a command of the project; the seconds it took."""
     return timed([command(), *arguments])

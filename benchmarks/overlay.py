@@ -199,8 +199,7 @@ def mount_times(service: str | Path, *, forget: bool) -> list[float]:
     times = []
     for _ in range(TIMES_MOUNTED):
         if forget:
-            for image in (host.CACHE / "images").glob("*-*"):
-                host.remove(image)
+            host.forget_images()
         with host.mounted(service, engine=OVERLAY) as mount:
             times.append(mount.seconds)
     return times

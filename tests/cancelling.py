@@ -153,7 +153,7 @@ def insert(cache: Cache, data: bytes) -> Path:
     digest = digests.of(data)
     insertion = cache.insertion(digest, len(data))
     insertion.write(data)
-    os.close(insertion.commit())
+    insertion.commit()
     return Path(cache.path(digest))
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 
-from aysfs.store.http import HttpStore
 from aysfs.store.http_address import parse_http_address
 from aysfs.store.http_request import Bounds
+from aysfs.store.http_served import ServedStore
 
 PATIENCE = 20.0
 
@@ -99,10 +99,10 @@ class StoreServer:
 
 
 @contextlib.asynccontextmanager
-async def opened(server: StoreServer, namespace: str = "dedupe") -> AsyncIterator[HttpStore]:
+async def opened(server: StoreServer, namespace: str = "dedupe") -> AsyncIterator[ServedStore]:
     """The served store, by a client that gives up soon."""
     address = parse_http_address(server.url)
-    store = HttpStore(address, namespace, bounds=Bounds(tries=2, backoff=0.01))
+    store = ServedStore(address, namespace, bounds=Bounds(tries=2, backoff=0.01))
     try:
         yield store
     finally:

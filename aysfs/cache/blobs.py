@@ -10,8 +10,9 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from aysfs import digest as digests
 from aysfs.cache import stamp
@@ -21,8 +22,13 @@ from aysfs.errors import CacheUnusable, Corrupt, NoSpace
 from aysfs.limits import Limits
 
 _CHUNK = 1 << 20
+_SHARED = 512 << 10  # of so many bytes at once, hashing and writing have a thread each
+_writers = ThreadPoolExecutor(2, thread_name_prefix="cache-write")
+_NAME = 1 + 32  # bytes of a path that are its slash and its name
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _KEPT_IN_QUARANTINE = 16
+
+T = TypeVar("T")
 
 
 class Stored(NamedTuple):
@@ -154,7 +160,7 @@ class Cache:
         try:
             descriptor = os.open(tmp, _NEW, 0o400)
             _write_all(descriptor, data)
-            return self.place(descriptor, tmp, digest, len(data))
+            return self.place_and_open(descriptor, tmp, digest, len(data))
         except OSError as error:
             if descriptor is not None:
                 os.unlink(tmp)
@@ -164,20 +170,24 @@ class Cache:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def place(self, descriptor: int, tmp: str, digest: Digest, size: int) -> int:
-        """Make a file of verified bytes, and of reserved room, the blob; a descriptor to read it.
+    def place(self, descriptor: int, tmp: str, digest: Digest, size: int) -> None:
+        """Make a file of verified bytes, and of reserved room, the blob.
 
         On OSError the file is where it was and the room is still reserved.
         """
         stamp.apply(descriptor, digest)
+        self._rename(tmp, digest)
+        self.usage.commit(size)
+
+    def place_and_open(self, descriptor: int, tmp: str, digest: Digest, size: int) -> int:
+        """As ``place``; a descriptor to read the blob, opened before anybody can evict it."""
         # Not the writer's: a file that anybody holds open for writing cannot be executed.
         reader = os.open(tmp, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._rename(tmp, digest)
+            self.place(descriptor, tmp, digest, size)
         except OSError:
             os.close(reader)
             raise
-        self.usage.commit(size)
         return reader
 
     def _new_name(self) -> str:
@@ -187,7 +197,7 @@ class Cache:
     def _rename(self, tmp: str, digest: Digest) -> None:
         """Into the objects; two processes racing for one blob both succeed."""
         path = self.path(digest)
-        directory = os.path.dirname(path)
+        directory = path[:-_NAME]
         if directory not in self._directories:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             self._directories.add(directory)
@@ -264,6 +274,7 @@ class Insertion:
         self._digest = digest
         self._size = size
         self._hasher = digests.hasher()
+        self._is_verified = False
         self._lock = threading.Lock()  # protects _descriptor against abort during a write
         self._descriptor: int | None = None
         try:
@@ -280,13 +291,18 @@ class Insertion:
             self.progress += len(data)
             if self.progress > self._size:
                 raise Corrupt(f"blob {self._digest.hex()}: more than its {self._size} bytes")
-            self._hasher.update(data)
-            if self.progress == self._size:
-                self._verify()
             try:
-                _write_all(self._descriptor, data)
+                if len(data) < _SHARED:
+                    self._hasher.update(data)
+                    _write_all(self._descriptor, data)
+                else:
+                    written = _writers.submit(_write_all, self._descriptor, data)
+                    self._hasher.update(data)
+                    written.result()
             except OSError as error:
                 raise translated(error, self._cache.root) from error
+            if self.progress == self._size:
+                self._verify()
 
     def restart(self) -> None:
         """Begin again with the first byte."""
@@ -295,32 +311,39 @@ class Insertion:
                 raise Corrupt(f"blob {self._digest.hex()}: its fetch was given up")
             self.progress = 0
             self._hasher = digests.hasher()
+            self._is_verified = False
             try:
                 os.lseek(self._descriptor, 0, os.SEEK_SET)
                 os.ftruncate(self._descriptor, 0)
             except OSError as error:
                 raise translated(error, self._cache.root) from error
 
-    def commit(self) -> int:
-        """Verify, stamp and place the blob; a descriptor to read it by, the caller's to close.
+    def commit(self) -> None:
+        """Verify, stamp and place the blob; Corrupt, and nothing kept, when the bytes are wrong."""
+        self._commit(self._cache.place)
 
-        Corrupt, and nothing kept, when the bytes are not the blob.
-        """
+    def commit_and_open(self) -> int:
+        """As ``commit``; a descriptor to read the blob by, the caller's to close."""
+        return self._commit(self._cache.place_and_open)
+
+    def _commit(self, place: Callable[[int, str, Digest, int], T]) -> T:
         with self._lock:
             if self._descriptor is None:
                 raise Corrupt(f"blob {self._digest.hex()}: its fetch was given up")
-            self._verify()
+            if not self._is_verified:
+                self._verify()
             try:
-                reader = self._cache.place(self._descriptor, self._tmp, self._digest, self._size)
+                placed = place(self._descriptor, self._tmp, self._digest, self._size)
             except OSError as error:
                 raise translated(error, self._cache.root) from error
             self._close()
-            return reader
+            return placed
 
     def _verify(self) -> None:
         if self.progress != self._size or self._hasher.digest() != self._digest:
             got = f"{self.progress} of {self._size} bytes"
             raise Corrupt(f"blob {self._digest.hex()}: wrong bytes ({got})")
+        self._is_verified = True
 
     def abort(self) -> None:
         """Forget everything; harmless after ``commit`` and from any thread."""

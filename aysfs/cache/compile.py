@@ -4,10 +4,11 @@ Serves ``load`` and the overlay engine. Takes the memory of a tree while it work
 """
 
 import os
+from bisect import insort
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
-from aysfs.cache.images import CachedImage, Facts, ImageCache, Owner
+from aysfs.cache.images import CachedImage, Facts, ImageCache, Owner, slashed
 from aysfs.cache.list_key import ListKey
 from aysfs.flist import FlistReader
 from aysfs.flist.entry import Entry
@@ -16,29 +17,39 @@ from aysfs.tree import TreeBuilder
 
 
 class WatchedReader(FlistReader):
-    """A reader that notes what its list has in common, and whom it names."""
+    """A reader that notes where its list's entries are, and whom it names."""
 
     def __init__(
         self, file: BinaryIO, *, source: str, mtime_ns: int, resolve: Resolve = host_id
     ) -> None:
-        self.common: bytes | None = None
+        self.trunk = b"/"
+        """The deepest path that every entry is at, below, or a directory above of."""
+        self.above: list[bytes] = []
+        """The entries above it, the uppermost first."""
         self._known: dict[tuple[Literal["user", "group"], bytes], int | None] = {}
         self._ask = resolve
         super().__init__(file, source=source, mtime_ns=mtime_ns, resolve=self._resolve)
 
     def __iter__(self) -> Iterator[Entry]:
-        common, inside = self.common, b""
-        for entry in super().__iter__():
+        entries = super().__iter__()
+        first = next(entries, None)
+        if first is None:
+            return
+        # While all entries are on one path, the trunk is the deepest of them.
+        self.trunk, inside, forked = first.path, slashed(first.path), False
+        yield first
+        for entry in entries:
             path = entry.path
-            if common is None:
-                common = path
-            elif path != common and not path.startswith(inside):
-                common = os.path.commonpath([common, path])
-            else:
-                yield entry
-                continue
-            inside = common.rstrip(b"/") + b"/"
-            self.common = common
+            if not path.startswith(inside):
+                if self.trunk.startswith(slashed(path)):
+                    insort(self.above, path)
+                elif path != self.trunk:
+                    self.trunk, forked = os.path.commonpath([self.trunk, path]), True
+                    self.above = [one for one in self.above if len(one) < len(self.trunk)]
+                    inside = slashed(self.trunk)
+            elif not forked:
+                self.above.append(self.trunk)
+                self.trunk, inside = path, slashed(path)
             yield entry
 
     @property
@@ -67,7 +78,8 @@ def compile_list(
     tree = builder.build()
     facts = Facts(
         base=reader.header.base,
-        common=reader.common or b"/",
+        trunk=reader.trunk,
+        above=tuple(reader.above),
         named=builder.named,
         implied=builder.implied,
         owners=reader.owners,

@@ -5,7 +5,8 @@ the reader that asked first: a reader that is cancelled leaves, the flight goes 
 is bounded: a flight without progress for ``deadline`` seconds fails, and its readers with it.
 
 Flights are flown by a fixed crew of tasks: a task and a cancel scope for each would cost more
-than a small blob's way over the network.
+than a small blob's way over the network. For the same reason whoever wants many blobs is told of
+each instead of waiting for it.
 
 State (the table of flights) changes only in functions without ``await``.
 """
@@ -13,7 +14,7 @@ State (the table of flights) changes only in functions without ``await``.
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -31,6 +32,10 @@ log = logging.getLogger(__name__)
 _SLOWEST_DISK = 10_000_000  # bytes a second that hashing a doubtful entry may be slow to
 
 
+Landed = Callable[[AysfsError | None], None]
+"""Told of the end of a flight, in the middle of it: must be quick, and must not raise."""
+
+
 @dataclass
 class Counters:
     """What the service did since it started, for ``status``."""
@@ -41,35 +46,36 @@ class Counters:
     failures: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Flight:
     digest: Digest
     size: int
     deadline: float
+    why: object
     done: trio.Event = field(default_factory=trio.Event)
+    told: list[Landed] = field(default_factory=list)
+    waiting: int = 0  # tasks
+    readers: int = 0  # those of them that want the descriptor; the last one out closes it
     scope: trio.CancelScope | None = None  # of the crew's task that flies it
     stalled: bool = False
-    waiting: int = 0  # readers; the last one out closes the descriptor
     descriptor: int | None = None
     error: AysfsError | None = None
     insertion: Insertion | None = None
     progress: int = 0  # what the watch saw last
-    why: object = ""
 
     async def landed(self) -> None:
         """Wait for the end of the flight; raises its error."""
-        await self.done.wait()
+        self.waiting += 1
+        try:
+            await self.done.wait()
+        finally:
+            self.waiting -= 1
         if self.error is not None:
             raise self.error
 
-    def leave(self) -> None:
-        """One reader fewer."""
-        self.waiting -= 1
-        self.settle()
-
     def settle(self) -> None:
-        """Close the descriptor of a finished flight that nobody waits for."""
-        if self.done.is_set() and not self.waiting and self.descriptor is not None:
+        """Close the descriptor of a finished flight that nobody wants to read."""
+        if self.descriptor is not None and not self.readers and self.done.is_set():
             os.close(self.descriptor)
             self.descriptor = None
 
@@ -109,31 +115,44 @@ class Fetcher:
 
     async def open_fetched(self, digest: Digest, size: int, why: object = "") -> int:
         """As ``open``, for whom ``open_at_once`` has just had nothing."""
-        flight = self._join(digest, size, why)
+        flight = self._flight(digest, size, why)
+        flight.readers += 1
         try:
             await flight.landed()
-            if flight.waiting == 1 and flight.descriptor is not None:
+            if flight.readers == 1 and flight.descriptor is not None:
                 mine, flight.descriptor = flight.descriptor, None
                 return mine
             # Not a dup: readers must not share an offset. Works for an unlinked blob as well.
             return os.open(f"/proc/self/fd/{flight.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
-            flight.leave()
+            flight.readers -= 1
+            flight.settle()
 
     async def ensure(self, digest: Digest, size: int, why: object = "") -> None:
         """Have the blob in the cache; raises as ``open``."""
+        if not self._ensure_at_once(digest, size):
+            await self._flight(digest, size, why).landed()
+
+    def start(self, digest: Digest, size: int, why: object, landed: Landed) -> bool:
+        """As ``ensure``, with nobody who waits: ``landed`` is told how it ended.
+
+        False, and nobody is told, when the blob is there already.
+        """
+        if self._ensure_at_once(digest, size):
+            return False
+        self._flight(digest, size, why).told.append(landed)
+        return True
+
+    def _ensure_at_once(self, digest: Digest, size: int) -> bool:
+        """Whether the blob is in the cache, or could be taken in without waiting."""
         if self.cache.has(digest, size):
             self.counters.hits += 1
-            return
+            return True
         descriptor = self._take(digest, size)
-        if descriptor is not None:
-            os.close(descriptor)
-            return
-        flight = self._join(digest, size, why)
-        try:
-            await flight.landed()
-        finally:
-            flight.leave()
+        if descriptor is None:
+            return False
+        os.close(descriptor)
+        return True
 
     def _take(self, digest: Digest, size: int) -> int | None:
         """Take in a small blob that the store has at hand: a flight costs more than copying it.
@@ -160,31 +179,32 @@ class Fetcher:
             for f in self._flights.values()
         ]
 
-    def _join(self, digest: Digest, size: int, why: object) -> _Flight:
+    def _flight(self, digest: Digest, size: int, why: object) -> _Flight:
+        """The flight that brings this blob: the one under way, or a new one."""
         flight = self._flights.get((digest, size))
         if flight is None:
             if self._ended:
                 raise self._over(digest)
             self.counters.misses += 1
             later = trio.current_time() + self._deadline
-            flight = _Flight(digest, size, later, why=why)
+            flight = _Flight(digest, size, later, why)
             self._flights[digest, size] = flight
             self._queue.append(flight)
             self._crew.unpark()
-        flight.waiting += 1
         return flight
 
     async def work(self) -> None:
         """One of the crew: fly what waits, for ever."""
         while True:
-            with trio.CancelScope() as scope:  # cancelled for a flight that stalls, then made anew
-                while not scope.cancel_called:
-                    if self._queue:
-                        flight = self._queue.popleft()
-                        flight.scope = scope
-                        await self._fly(flight)
-                    else:
+            with trio.CancelScope() as scope:
+                stalled = False
+                while not stalled:  # which has the scope cancelled
+                    while not self._queue:
                         await self._crew.park()
+                    flight = self._queue.popleft()
+                    flight.scope = scope
+                    await self._fly(flight)
+                    stalled = flight.stalled
 
     def end(self) -> None:
         """Fail what waits for the crew, which is about to be dismissed, and what is still asked."""
@@ -199,15 +219,17 @@ class Fetcher:
 
     async def _fly(self, flight: _Flight) -> None:
         """Bring one blob. Whatever happens, the flight ends and its readers are woken."""
+        landed = False
         try:
             flight.descriptor = await self._fetch(flight)
+            landed = True
         except AysfsError as error:
             flight.error = error
         except Exception as error:  # a bug in a store must fail this blob, not the mount
             log.exception("fetch of %s", flight.digest.hex())
             flight.error = StoreTrouble(f"blob {flight.digest.hex()}: internal error: {error!r}")
         finally:
-            if flight.descriptor is not None or flight.error is not None:
+            if landed or flight.error is not None:
                 self._account(flight)
             elif flight.stalled:
                 flight.error = self._no_progress(flight)
@@ -220,6 +242,8 @@ class Fetcher:
         del self._flights[flight.digest, flight.size]
         flight.done.set()
         flight.settle()
+        for landed in flight.told:
+            landed(flight.error)
 
     def _no_progress(self, flight: _Flight) -> Stalled:
         return Stalled(
@@ -245,7 +269,8 @@ class Fetcher:
             self.counters.failures += 1
             log.warning("%s: %s", flight.why or "fetch", flight.error)
 
-    async def _fetch(self, flight: _Flight) -> int:
+    async def _fetch(self, flight: _Flight) -> int | None:
+        """Bring one blob; a descriptor of it when somebody wants to read it."""
         digest, size = flight.digest, flight.size
         if self.cache.is_doubtful(digest):
             flight.deadline += size / _SLOWEST_DISK
@@ -259,7 +284,10 @@ class Fetcher:
         flight.insertion = insertion
         try:
             await self.store.get(digest, size, insertion)
-            return insertion.commit()
+            if flight.readers:
+                return insertion.commit_and_open()
+            insertion.commit()
+            return None
         finally:
             insertion.abort()
 

@@ -25,7 +25,7 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from aysfs.cache.blobs import enter, translated
 from aysfs.cache.list_key import ListKey
-from aysfs.errors import CacheUnusable, ImageDamaged
+from aysfs.errors import ImageDamaged
 from aysfs.flist.lineage import Resolve, host_id
 from aysfs.image import WRITER_VERSION, DigestIndex, ImageTree, write_image
 from aysfs.tree import Tree
@@ -58,13 +58,31 @@ class Facts(NamedTuple):
 
     base: bytes | None
     """The base that the list names."""
-    common: bytes
-    """The deepest path that every line of the list is at or below."""
+    trunk: bytes
+    """The deepest path that every entry is at, below, or a directory above of."""
+    above: tuple[bytes, ...]
+    """The entries above the trunk, the uppermost first."""
     named: int
     """Entries that a line names."""
     implied: int
     """Directories below ``/`` that no line names."""
     owners: tuple[Owner, ...] = ()
+
+    @property
+    def common(self) -> bytes:
+        """The deepest path that every entry is at or below."""
+        return self.above[0] if self.above else self.trunk
+
+    def outside(self, base: bytes) -> int | None:
+        """Entries that are not at or below a base; None when they were not counted."""
+        if base != self.trunk and not self.trunk.startswith(slashed(base)):
+            return None
+        return sum(len(one) < len(base) for one in self.above)
+
+
+def slashed(directory: bytes) -> bytes:
+    """What the paths below a directory begin with."""
+    return directory.rstrip(b"/") + b"/"
 
 
 class CachedImage:
@@ -124,20 +142,29 @@ class ImageCache:
     def find(self, key: ListKey, resolve: Resolve = host_id) -> CachedImage | None:
         """The image of a list; None when there is none that is whole and right for this host."""
         place = self._place(key)
-        try:
-            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
+        while True:
+            try:
+                descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                with suppress(OSError), self._locked():  # one may be about to take its place
+                    if place.exists():
+                        continue
+                return None
+            except OSError as error:
+                raise translated(error, self.folder.parent) from error
+            try:
+                cached = self._opened(place, descriptor)
+                break
+            except _DAMAGE as error:
+                if self._is_removed(place, os.fstat(descriptor)):
+                    self._report(f"damaged tree image {place}: removed ({error})")
+                    return None
+            finally:
+                os.close(descriptor)
+        if any(resolve(one.what, os.fsencode(one.name)) != one.id for one in cached.facts.owners):
+            cached.close()
             return None
-        except OSError as error:
-            raise translated(error, self.folder.parent) from error
-        try:
-            return self._opened(place, descriptor, resolve)
-        except _DAMAGE as error:
-            self._report(f"damaged tree image {place}: removed ({error})")
-            self._remove(place, os.fstat(descriptor))
-            return None
-        finally:
-            os.close(descriptor)
+        return cached
 
     def put(self, key: ListKey, tree: Tree, facts: Facts) -> CachedImage:
         """Compile the tree of the whole list and keep its image; of two at once, one is kept.
@@ -158,15 +185,19 @@ class ImageCache:
                         _to_disk(file)
                     written.write(_encode(facts, _checksums(image, index)))
                     _to_disk(written)
-                self._keep(scratch, place, before)
+                descriptor = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    cached = self._opened(place, descriptor)
+                finally:
+                    os.close(descriptor)
+                try:
+                    self._keep(scratch, place, before)
+                except OSError:
+                    cached.close()
+                    raise
+                return cached
         except OSError as error:
             raise translated(error, self.folder.parent) from error
-        # A name that means nothing here any more would be a reason to make it once more.
-        known = {(one.what, one.name): one.id for one in facts.owners}
-        found = self.find(key, lambda what, name: known.get((what, os.fsdecode(name))))
-        if found is None:
-            raise CacheUnusable(f"{place}: gone as soon as it was written")
-        return found
 
     def stored(self) -> tuple[int, int]:
         """How many images there are, and their bytes."""
@@ -189,14 +220,12 @@ class ImageCache:
 
     # --- opening ---------------------------------------------------------------------------
 
-    def _opened(self, place: Path, descriptor: int, resolve: Resolve) -> CachedImage | None:
+    def _opened(self, place: Path, descriptor: int) -> CachedImage:
         """Raises one of ``_DAMAGE`` for what is not as it was written."""
         with _open_in(descriptor, _FACTS) as file:
             facts, checksums = _decode(file.read())
             with suppress(OSError):  # a full disk or a read-only one: it is not used less for that
                 os.utime(file.fileno())
-        if any(resolve(one.what, os.fsencode(one.name)) != one.id for one in facts.owners):
-            return None
         with ExitStack() as mapped:
             maps = []
             for name, expected in zip((_IMAGE, _INDEX), checksums, strict=True):
@@ -205,9 +234,7 @@ class ImageCache:
                 mapped.callback(found.close)
                 if (len(found), zlib.crc32(found)) != expected:
                     raise ImageDamaged(f"{name} was altered")
-                # What was read to be verified stays in the page cache, and is not ours: 13 MB of
-                # 60,000 entries. A daemon keeps many.
-                found.madvise(mmap.MADV_DONTNEED)
+                found.madvise(mmap.MADV_DONTNEED)  # all of it was read, little of it is needed
                 maps.append(found)
             cached = CachedImage(place, facts, *maps)
             mapped.pop_all()
@@ -249,11 +276,18 @@ class ImageCache:
             os.rename(scratch, place)
             self._evict(place)
 
-    def _remove(self, place: Path, wrong: os.stat_result) -> None:
-        """Remove an image, unless another has taken its place meanwhile."""
-        with suppress(OSError), self._locked():
-            if os.path.samestat(os.stat(place), wrong):
+    def _is_removed(self, place: Path, wrong: os.stat_result) -> bool:
+        """Remove an image; False when it had been, and another may have taken its place."""
+        try:
+            with self._locked():
+                if not os.path.samestat(os.stat(place), wrong):
+                    return False
                 self._put_away(place)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._report(f"{place} cannot be removed: {error.strerror}")
+        return True
 
     def _put_away(self, place: Path) -> None:
         """Take a folder out of the way in one step, so that nobody finds half of it."""
@@ -330,7 +364,8 @@ def _encode(facts: Facts, checksums: Checksums) -> bytes:
     """Facts and checksums as JSON, behind a checksum of their own."""
     paths = {
         "base": None if facts.base is None else os.fsdecode(facts.base),
-        "common": os.fsdecode(facts.common),
+        "trunk": os.fsdecode(facts.trunk),
+        "above": [os.fsdecode(one) for one in facts.above],
     }
     text = json.dumps(facts._asdict() | paths | {"checksums": checksums}).encode()
     return b"%08x\n%b\n" % (zlib.crc32(text), text)
@@ -344,7 +379,8 @@ def _decode(data: bytes) -> tuple[Facts, Checksums]:
     found = json.loads(text)
     facts = Facts(
         base=None if found["base"] is None else os.fsencode(found["base"]),
-        common=os.fsencode(found["common"]),
+        trunk=os.fsencode(found["trunk"]),
+        above=tuple(os.fsencode(one) for one in found["above"]),
         named=found["named"],
         implied=found["implied"],
         owners=tuple(Owner(*one) for one in found["owners"]),

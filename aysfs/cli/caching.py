@@ -7,6 +7,7 @@ import click
 
 from aysfs.cache import eviction, recovery
 from aysfs.cache.blobs import Cache
+from aysfs.cache.images import ImageCache
 from aysfs.cli.config import Settings, parse_size, settings_options
 from aysfs.cli.progress import progress
 from aysfs.cli.render import note, show_json
@@ -35,11 +36,14 @@ def stats_command(settings: Settings, as_json: bool) -> None:
     """How much is cached, and how much may be."""
     with _open(settings) as cache:
         found = list(cache.scan())
+        images, image_bytes = ImageCache(cache.root).stored()
         quarantine = cache.root / "quarantine"
         stats = {
             "cache": str(cache.root),
             "blobs": len(found),
             "bytes": sum(stored.size for stored in found),
+            "images": images,
+            "image_bytes": image_bytes,
             "used": cache.usage.used,
             "bound": cache.usage.limits.size,
             "disk_free": cache.usage.disk_free(),
@@ -53,7 +57,8 @@ def stats_command(settings: Settings, as_json: bool) -> None:
     )
     click.echo(
         f"  {size_text(sum(stored.size for stored in found))} of content,"
-        f" {stats['quarantined']} quarantined"
+        f" {stats['quarantined']} quarantined;"
+        f" {images} tree images, {size_text(image_bytes)}"
     )
 
 
@@ -82,9 +87,10 @@ def gc_command(settings: Settings, size: str | None) -> None:
 @cache_command.command("clear")
 @settings_options
 def clear_command(settings: Settings) -> None:
-    """Evict everything that nobody uses."""
+    """Evict everything that nobody uses, and forget which lists were compiled."""
     with _open(settings) as cache:
         done = eviction.shrink(cache, 0)
+        ImageCache(cache.root).clear()
     _report(done)
 
 

@@ -23,7 +23,7 @@ COMMANDS = {
     "push": ("publishing", "Put a directory into a store as a service."),
     "mount": ("mounting", "Mount services as a read-only tree."),
     "umount": ("mounting", "Unmount a tree."),
-    "status": ("mounting", "Show every mount and how it is served."),
+    "status": ("status", "Show every mount and how it is served."),
     "reload": ("mounting", "Show the newer list of a mounted service."),
     "ls": ("reading", "List a service or a directory in it."),
     "cat": ("reading", "Write a file of a service to standard output."),

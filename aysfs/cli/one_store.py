@@ -10,7 +10,7 @@ from aysfs.cli.config import Settings
 from aysfs.cli.render import note
 from aysfs.errors import BadConfig, BadName
 from aysfs.names import ServiceName
-from aysfs.store.open import open_stores
+from aysfs.store.open_to_write import open_stores
 from aysfs.store.protocol import Store
 
 T = TypeVar("T")

@@ -11,7 +11,8 @@ import click
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.progress import TextMeter, told
 from aysfs.cli.render import note, show_json
-from aysfs.cli.session import end_as_interrupted, open_to_write, run_async
+from aysfs.cli.session import end_as_interrupted, run_async
+from aysfs.cli.writing import open_to_write
 from aysfs.errors import BadName
 from aysfs.names import ServiceName
 from aysfs.publish.hash_cache import HashCache

@@ -15,11 +15,11 @@ from aysfs.cache.bulk import BulkReport, Wanted, fetch_all
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.progress import progress
 from aysfs.cli.render import note, show_json
-from aysfs.cli.session import fetching, load, run_async
+from aysfs.cli.session import entry, fetching, load, run_async, view
 from aysfs.errors import PathMissing
-from aysfs.load import Loaded
+from aysfs.flist import Kind
 from aysfs.sizes import size_text
-from aysfs.tree import ROOT, Node, Tree, TreeView
+from aysfs.tree import FORMATS, ROOT, Node, Tree, TreeView
 from aysfs.unpack import UnpackReport, unpack
 
 
@@ -29,8 +29,8 @@ def _split(text: str) -> tuple[str, bytes]:
     return name, os.fsencode(path)
 
 
-def _load(settings: Settings, names: Sequence[str]) -> Loaded:
-    return run_async(partial(load, settings, names))
+def _view(settings: Settings, name: str) -> TreeView:
+    return run_async(partial(view, settings, [name])).tree
 
 
 @click.command("ls")
@@ -41,7 +41,7 @@ def _load(settings: Settings, names: Sequence[str]) -> Loaded:
 def ls_command(settings: Settings, what: str, long: bool, recursive: bool) -> None:
     """List a service, or a directory or file in it."""
     name, path = _split(what)
-    tree = _load(settings, [name]).tree
+    tree = _view(settings, name)
     top = tree.resolve(path, follow=not long or path.endswith(b"/"))
     write = sys.stdout.buffer.write
     if not tree.is_directory(top):
@@ -75,22 +75,20 @@ def _line(tree: TreeView, node: Node, shown: bytes, long: bool) -> bytes:
 def stat_command(settings: Settings, what: str, as_json: bool) -> None:
     """Show everything known of a path: attributes, md5, and the list it comes from."""
     name, path = _split(what)
-    loaded = _load(settings, [name])
-    tree = loaded.tree
-    entry = tree.entry(tree.resolve(path, follow=False))
+    found, where = run_async(partial(entry, settings, name, path))
     shown: dict[str, object] = {
-        "path": os.fsdecode(entry.path),
-        "type": stat.filemode(tree.modes[tree.resolve(path, follow=False)])[0],
-        "mode": f"{entry.mode:04o}",
-        "uid": entry.uid,
-        "gid": entry.gid,
-        "size": entry.size,
-        "mtime": f"{entry.mtime_ns // 10**9}.{entry.mtime_ns % 10**9:09}",
-        "source": loaded.lists[0].source,
+        "path": os.fsdecode(found.path),
+        "type": stat.filemode(FORMATS[Kind(found.kind)])[0],
+        "mode": f"{found.mode:04o}",
+        "uid": found.uid,
+        "gid": found.gid,
+        "size": found.size,
+        "mtime": f"{found.mtime_ns // 10**9}.{found.mtime_ns % 10**9:09}",
+        "source": where.source,
     }
-    if any(entry.digest):
-        shown["md5"] = entry.digest.hex()
-    shown |= {os.fsdecode(key): os.fsdecode(value) for key, value in entry.ext}
+    if any(found.digest):
+        shown["md5"] = found.digest.hex()
+    shown |= {os.fsdecode(key): os.fsdecode(value) for key, value in found.ext}
     if as_json:
         show_json(shown)
         return
@@ -104,7 +102,7 @@ def stat_command(settings: Settings, what: str, as_json: bool) -> None:
 def cat_command(settings: Settings, what: str) -> None:
     """Write a file of a service to standard output, verified before the first byte."""
     name, path = _split(what)
-    tree = _load(settings, [name]).tree
+    tree = _view(settings, name)
     node = tree.inode(tree.resolve(path))
     shown = os.fsdecode(path) or "/"
     if not tree.is_regular(node):
@@ -131,7 +129,7 @@ async def _cat(settings: Settings, tree: TreeView, node: Node, shown: str) -> No
 @settings_options
 def fetch_command(settings: Settings, name: str, paths: tuple[str, ...], as_json: bool) -> None:
     """Bring the blobs of a service, or of PATHs in it, into the cache."""
-    tree = _load(settings, [name]).tree
+    tree = _view(settings, name)
     tops = [tree.resolve(os.fsencode(path)) for path in paths] or [ROOT]
     wanted = list(_blobs(tree, tops))
     report, fetched = run_async(partial(_fetch, settings, wanted))

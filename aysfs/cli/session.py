@@ -11,11 +11,13 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
+from aysfs.cache.images import ImageCache
 from aysfs.cache.recovery import flush, recover
 from aysfs.cli.config import Settings
 from aysfs.cli.render import note
-from aysfs.errors import StoreTrouble, first_of
-from aysfs.load import Loaded, load_tree
+from aysfs.errors import CacheUnusable, StoreTrouble, first_of
+from aysfs.flist import Entry
+from aysfs.load import ListInfo, Loaded, Shown, load_entry, load_tree, load_view
 from aysfs.store.open import open_stores, side_by_side
 from aysfs.store.protocol import Store
 
@@ -45,30 +47,44 @@ def end_as_interrupted() -> None:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
-def open_to_write(settings: Settings, urls: Sequence[str], *, given: bool) -> Store:
-    """Stores that are made where they are not there yet, unless a path may be a mistake.
-
-    What stands in a configuration was written once and with care; a path on the command line
-    that is no directory is sooner mistyped than new.
-    """
-    for url in urls:
-        if given and "://" not in url and not os.path.isdir(url):
-            raise StoreTrouble(
-                f"there is no store {url}", hint=f"`aysfs store init {url}` makes one"
-            )
-    return open_stores(urls, namespace=settings.namespace, create=True)
-
-
 async def load(settings: Settings, names: Sequence[str], base: str | None = None) -> Loaded:
     """The tree of these services, within the deadline."""
+    refs = [settings.ref(name) for name in names]
+    given = os.fsencode(base) if base else None
+    return await _within(settings, lambda store: load_tree(store, refs, base=given))
+
+
+async def view(settings: Settings, names: Sequence[str]) -> Shown:
+    """What these services show, within the deadline; from the cache when they were mounted."""
+    refs = [settings.ref(name) for name in names]
+    return await _within(settings, lambda store: load_view(store, refs, _images(settings)))
+
+
+async def entry(settings: Settings, name: str, path: bytes) -> tuple[Entry, ListInfo]:
+    """What the list of a service says of a path, within the deadline."""
+    ref = settings.ref(name)
+    return await _within(settings, lambda store: load_entry(store, ref, _images(settings), path))
+
+
+async def _within(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Ask the configured store; StoreTrouble when it takes longer than the deadline."""
     store = open_stores(settings.store, namespace=settings.namespace)
     try:
         with trio.move_on_after(settings.deadline):
-            refs = [settings.ref(name) for name in names]
-            return await load_tree(store, refs, base=os.fsencode(base) if base else None)
+            return await work(store)
         raise StoreTrouble(f"{store.label}: no list within {settings.deadline:g} s")
     finally:
         await store.aclose()
+
+
+def _images(settings: Settings) -> ImageCache | None:
+    """The images of the cache, None where none was ever made: looking makes no cache."""
+    if not (settings.cache / "images").is_dir():
+        return None
+    try:
+        return ImageCache(settings.cache, report=lambda line: note(f"aysfs: {line}"))
+    except CacheUnusable:  # whoever fetches will say so
+        return None
 
 
 @asynccontextmanager

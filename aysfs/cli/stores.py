@@ -20,12 +20,13 @@ from aysfs.cli.one_store import (
 )
 from aysfs.cli.progress import phases
 from aysfs.cli.render import show_error, show_json
-from aysfs.cli.session import end_as_interrupted, open_to_write, run_async
+from aysfs.cli.session import end_as_interrupted, run_async
+from aysfs.cli.writing import open_to_write
 from aysfs.errors import BadName, ListMissing
 from aysfs.names import ServiceName, tagged
 from aysfs.sizes import size_text
 from aysfs.store.claims import store_time
-from aysfs.store.open import open_stores
+from aysfs.store.open_to_write import open_stores
 from aysfs.store.protocol import Store
 from aysfs.upkeep.copy import CopyReport, copy, retag
 from aysfs.upkeep.info import info, read_lists

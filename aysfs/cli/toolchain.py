@@ -32,7 +32,8 @@ from aysfs.build.template import Template, Templates, shipped
 from aysfs.build.verify import Mount, Verified, tops_of, verify
 from aysfs.cli.config import Settings, docker_address, source_date_epoch, store_url
 from aysfs.cli.render import note
-from aysfs.cli.session import open_to_write, run_async
+from aysfs.cli.session import run_async
+from aysfs.cli.writing import open_to_write
 from aysfs.errors import BadName, BadRecipe, BuildFailed, Missing, TemplateMissing
 from aysfs.load import Loaded, load_tree
 from aysfs.mount import life

@@ -8,7 +8,7 @@ from aysfs.flist.diff import Change, ChangeKind, diff
 from aysfs.flist.entry import Entry, Ext, Header, Kind
 from aysfs.flist.lineage import Loss, Resolve, host_id, write_classic
 from aysfs.flist.percent import encode_path
-from aysfs.flist.text import FlistReader, write_flist
+from aysfs.flist.text import FlistReader, find_entry, write_flist
 
 __all__ = [
     "Change",
@@ -22,6 +22,7 @@ __all__ = [
     "Resolve",
     "diff",
     "encode_path",
+    "find_entry",
     "host_id",
     "write_classic",
     "write_flist",

@@ -20,6 +20,7 @@ from aysfs.flist.rules import check_path, show
 
 MAX_LINE = 1 << 20  # bytes, newline included; the header lines together have the same bound
 CHUNK = 1 << 16
+_PIECE = 1 << 20
 
 _MAGIC = b"#flist 2\n"
 _HEADER_LINE = re.compile(rb"#([a-z][a-z0-9._-]*) ([^|\x00-\x1f\x7f]+)\n").fullmatch
@@ -111,6 +112,30 @@ class FlistReader:
             previous = key
         self._first = line or None
         return Header(2, base, tuple(keys))
+
+
+def find_entry(file: BinaryIO, path: bytes) -> Entry | None:
+    """The entry of one path in a version 2 list that was accepted before; the others stay unread.
+
+    None when no line names the path, or the list is none of version 2.
+    """
+    file.seek(0)
+    if file.read(len(_MAGIC)) != _MAGIC:
+        return None
+    wanted = b"\n" + encode_path(path) + b"|"
+    before = b"\n"
+    while piece := file.read(_PIECE):
+        data = before + piece
+        at = data.find(wanted) + 1
+        if at:
+            end = data.find(b"\n", at) + 1
+            line = data[at:end] if end else data[at:] + file.readline(MAX_LINE)
+            try:
+                return LineParser().parse(line)[1]
+            except Malformed:  # the file was changed under us
+                return None
+        before = data[1 - len(wanted) :]
+    return None
 
 
 def _parse_header_line(line: bytes, previous: bytes) -> tuple[bytes, bytes]:

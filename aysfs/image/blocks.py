@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import accumulate, chain
 from typing import NamedTuple
 
+from aysfs.errors import ImageRefused
 from aysfs.image import erofs
 from aysfs.image.erofs import BLOCK
 
@@ -18,7 +19,12 @@ class Part(NamedTuple):
 
 
 def split(names: Sequence[bytes]) -> list[Part]:
-    """A directory's entries in blocks, in the order of their names throughout."""
+    """A directory's entries in blocks, in the order of their names throughout.
+
+    ImageRefused for a name that no list may hold and the kernel would take for damage.
+    """
+    if max(map(len, names)) > erofs.MAX_NAME:
+        raise ImageRefused(f"a name of {max(map(len, names))} bytes, over {erofs.MAX_NAME}")
     record = erofs.DIRENT.size
     total = record * len(names) + sum(map(len, names))
     if total <= BLOCK:

@@ -28,6 +28,7 @@ _INODES_KEPT = 4096
 _BLOCKS_KEPT = 512  # a block of a directory has at most 315 names
 _IN_BLOCK = 9  # bits of a place in a listing that count names in a block
 _SECOND = 10**9
+_DIRECTORY = stat.S_IFDIR >> 12
 
 
 class _Inode(NamedTuple):
@@ -51,7 +52,8 @@ class ImageTree(TreeView):
     """The tree of an image that is held in memory or mapped. Nodes are the image's inodes."""
 
     def __init__(self, data: bytes | mmap.mmap, *, source: str, base: bytes = b"/") -> None:
-        """``base`` is the path in the image that is shown as the root.
+        """``base`` is the path in the image that is shown as the root. What lies beside it is
+        not shown either, and is counted all the same: that would take a walk.
 
         ImageDamaged when the data is no image of this version, PathMissing when it has no
         such directory.
@@ -60,6 +62,7 @@ class ImageTree(TreeView):
         self._source = source
         self._size = len(data)
         self._inode_at = lru_cache(_INODES_KEPT)(self._read_inode)
+        self._blocks_at = lru_cache(_BLOCKS_KEPT)(self._count_blocks)
         self._block_at = lru_cache(_BLOCKS_KEPT)(self._read_block)
         self._top = self._shown = self._superblock()
         self._count, self.total_size, flags = erofs.SUMMARY.unpack_from(data, erofs.SUMMARY_AT)
@@ -78,7 +81,8 @@ class ImageTree(TreeView):
         found = erofs.SUPER.unpack_from(self._data, erofs.SUPER_AT)
         magic, checksum, compat, bits, slots, root = found[:6]
         blocks, meta, xattr, _, volume, incompat = found[9:]
-        self._epoch = found[7], found[8]
+        seconds, nanoseconds = found[7:9]
+        self._epoch = (seconds - (1 << 64) if seconds >> 63 else seconds) * _SECOND + nanoseconds
         if magic != erofs.MAGIC or volume.rstrip(b"\0") != VOLUME:
             raise self._damage("it is none of this version")
         block = bytearray(self._data[erofs.SUPER_AT : BLOCK])
@@ -99,11 +103,12 @@ class ImageTree(TreeView):
             if child is None or not self.is_directory(child):
                 raise PathMissing(f"no directory {base.decode(errors='replace')} in this list")
             node = child
+            self._count -= 1  # what is above the root is not shown
         self._shown, self.base = int(node), base
 
     def close(self) -> None:
-        """Let go of the mapping. Nothing can be read any more."""
         self._inode_at.cache_clear()
+        self._blocks_at.cache_clear()
         self._block_at.cache_clear()
         if isinstance(self._data, mmap.mmap):
             self._data.close()
@@ -114,10 +119,11 @@ class ImageTree(TreeView):
     # --- what a view offers ----------------------------------------------------------------
 
     def lookup(self, directory: Node, name: bytes) -> Node | None:
-        nid = self._nid(directory)
-        blocks, number = self._directory_blocks(nid), 0
+        nid = directory or self._shown
+        blocks = self._blocks_at(nid)
         if not blocks or name in (b".", b".."):
             return None
+        number = 0
         if blocks > 1:
             after = bisect_right(range(blocks), name, key=lambda at: self._first_name(nid, at))
             number = max(after - 1, 0)
@@ -130,7 +136,7 @@ class ImageTree(TreeView):
     def listing(self, directory: Node, start: int = 0) -> Iterator[Listed]:
         nid = self._nid(directory)
         skip = start & (1 << _IN_BLOCK) - 1
-        for number in range(start >> _IN_BLOCK, self._directory_blocks(nid)):
+        for number in range(start >> _IN_BLOCK, self._blocks_at(nid)):
             block = self._block_at(nid, number)
             for at in range(skip, len(block.names)):
                 if block.names[at] not in (b".", b".."):
@@ -208,7 +214,7 @@ class ImageTree(TreeView):
         """The path in the list of an entry that the digest index speaks of."""
         above = self.list_path(self._node(directory))
         left = ordinal
-        for number in range(self._directory_blocks(directory)):
+        for number in range(self._blocks_at(directory)):
             block = self._block_at(directory, number)
             if left < len(block.names):
                 return above.rstrip(b"/") + b"/" + block.names[left]
@@ -225,8 +231,13 @@ class ImageTree(TreeView):
 
     def _child(self, directory: int, nid: int) -> Node:
         """An entry's node. A directory must name the one that it was found in as its parent."""
-        inode = self._inode_at(nid)
-        if stat.S_ISDIR(inode.attributes.mode) and (inode.parent != directory or nid == directory):
+        at = nid * SLOT
+        if not erofs.ROOT_NID * SLOT <= at <= self._size - erofs.COMPACT.size:
+            raise self._damage(f"no inode {nid}")
+        # The upper byte of the mode: what is no directory is not looked into before it must.
+        if self._data[at + 5] >> 4 == _DIRECTORY and (
+            self._inode_at(nid).parent != directory or nid == directory
+        ):
             raise self._damage(f"directory {nid} is found where it does not belong")
         return Node(nid)
 
@@ -237,14 +248,14 @@ class ImageTree(TreeView):
         return above
 
     def _name_in(self, directory: int, nid: int) -> bytes:
-        for number in range(self._directory_blocks(directory)):
+        for number in range(self._blocks_at(directory)):
             block = self._block_at(directory, number)
             for name, one in zip(block.names, block.nids, strict=True):
                 if one == nid and name not in (b".", b".."):
                     return name
         raise self._damage(f"inode {nid} is not in its directory")
 
-    def _directory_blocks(self, nid: int) -> int:
+    def _count_blocks(self, nid: int) -> int:
         """How many blocks a directory has; 0 for anything else."""
         inode = self._inode_at(nid)
         if not stat.S_ISDIR(inode.attributes.mode):
@@ -254,41 +265,42 @@ class ImageTree(TreeView):
     # --- records -----------------------------------------------------------------------------
 
     def _read_inode(self, nid: int) -> _Inode:
-        at, data = nid * SLOT, self._data
+        at = nid * SLOT
         if nid < erofs.ROOT_NID or at + erofs.COMPACT.size > self._size:
             raise self._damage(f"no inode {nid}")
-        form = data[at] | data[at + 1] << 8
-        layout, extended = form >> 1, form & 1
-        if extended:
-            end = at + erofs.EXTENDED.size
-            if end > self._size:
+        if self._data[at] & 1:
+            xattrs = at + erofs.EXTENDED.size
+            if xattrs > self._size:
                 raise self._damage(f"inode {nid} is cut off")
-            fields = erofs.EXTENDED.unpack_from(data, at)
-            _, units, mode, _, size, u, parent, uid, gid, seconds, nanoseconds, nlink = fields
-        else:
-            end = at + erofs.COMPACT.size
-            _, units, mode, nlink, size, _, u, parent, uid, gid, _ = erofs.COMPACT.unpack_from(
-                data, at
+            (form, units, mode, _, size, u, parent, uid, gid, seconds, nanoseconds, nlink) = (
+                erofs.EXTENDED.unpack_from(self._data, at)
             )
-            seconds, nanoseconds = self._epoch
-        mtime_ns = ((seconds ^ 1 << 63) - (1 << 63)) * _SECOND + nanoseconds  # two's complement
-        kind = stat.S_IFMT(mode)
-        xattrs = end
-        end += erofs.XATTR_HEADER.size + 4 * (units - 1) if units else 0
+            if seconds >> 63:
+                seconds -= 1 << 64
+            mtime_ns = seconds * _SECOND + nanoseconds
+        else:
+            xattrs = at + erofs.COMPACT.size
+            form, units, mode, nlink, size, _, u, parent, uid, gid, _ = erofs.COMPACT.unpack_from(
+                self._data, at
+            )
+            mtime_ns, nanoseconds = self._epoch, 0
+        end = xattrs + erofs.XATTR_HEADER.size + 4 * (units - 1) if units else xattrs
         if (
-            layout not in (erofs.PLAIN, erofs.INLINE, erofs.CHUNKED)
-            or kind not in erofs.FILE_TYPES
+            form >> 1 not in (erofs.PLAIN, erofs.INLINE, erofs.CHUNKED)
+            or mode & 0o170000 not in erofs.FILE_TYPES
             or size > MAX_SIZE
             or nanoseconds >= _SECOND
             or not MIN_TIME_NS <= mtime_ns <= MAX_TIME_NS
             or end > self._size
         ):
             raise self._damage(f"inode {nid} is malformed")
-        if kind == stat.S_IFDIR and size > self._size:
-            raise self._damage(f"directory {nid} is larger than the image")
-        shown = 0 if kind == stat.S_IFDIR else size
+        shown = size
+        if stat.S_ISDIR(mode):
+            shown = 0
+            if size > self._size:
+                raise self._damage(f"directory {nid} is larger than the image")
         attributes = Attributes(mode, uid, gid, shown, mtime_ns, nlink)
-        return _Inode(attributes, layout, size, u, parent, xattrs, end)
+        return _Inode(attributes, form >> 1, size, u, parent, xattrs, end)
 
     def _data_of(self, inode: _Inode, number: int) -> bytes:
         """One block of the data of a directory or symlink, the last one as long as it is."""

@@ -38,7 +38,9 @@ class Arrivals:
         if self._taken % TURN == 0:
             await trio.lowlevel.checkpoint()
         while not self._closed:
-            if poll.poll(0):
+            if ready := poll.poll(0):
+                if ready[0][1] & ~select.POLLIN:  # unmounted: the others hear of it as well
+                    self._end()
                 return
             if self._is_watched:
                 await self._others.park()
@@ -53,8 +55,11 @@ class Arrivals:
 
     def notify_closing(self, descriptor: int) -> None:
         """End every wait."""
-        self._closed = True
         trio.lowlevel.notify_closing(descriptor)
+        self._end()
+
+    def _end(self) -> None:
+        self._closed = True
         self._others.unpark_all()
 
 

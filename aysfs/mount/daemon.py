@@ -20,10 +20,11 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
+from aysfs.cache.images import ImageCache
 from aysfs.cache.recovery import recover
 from aysfs.errors import MountFailed, StoreTrouble, first_of
 from aysfs.kernel.table import find_kernel_mount
-from aysfs.load import Loaded, load_tree
+from aysfs.load import Shown, load_view
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
 from aysfs.mount.control import serve_control
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _READ_AHEAD_KIB = 1024  # the largest request the kernel makes, 256 pages
 _MAX_BACKGROUND = 64
+_IDLE = 16  # tasks that may wait for requests: with 1, every fetch would begin one and end one
 _GRACE = 5.0  # seconds that requests under way get when the daemon is told to stop
 
 
@@ -46,12 +48,18 @@ class Daemon:
     """What is being served; the control socket asks it."""
 
     def __init__(
-        self, options: MountOptions, store: Store, fetcher: Fetcher, loaded: Loaded
+        self,
+        options: MountOptions,
+        store: Store,
+        fetcher: Fetcher,
+        loaded: Shown,
+        images: ImageCache,
     ) -> None:
         self.options = options
         self.store = store
         self.fetcher = fetcher
         self.loaded = loaded
+        self.images = images
         self.engine = FuseEngine(loaded.tree, fetcher)
         self._started = time.time()
 
@@ -97,8 +105,9 @@ class Daemon:
     async def reload(self, _argument: str) -> Answer:
         """Read the lists again; when one changed, show the newer tree from now on."""
         options = self.options
-        loaded = await _load(self.store, options)
+        loaded = await _load(self.store, options, self.images)
         if [one.sha256 for one in loaded.lists] == [one.sha256 for one in self.loaded.lists]:
+            loaded.tree.close()
             return {"changed": False, "entries": len(self.engine.tree)}
         _report_clashes(loaded)
         self.loaded = loaded
@@ -142,7 +151,8 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
             log.warning("%d cached blobs did not survive the last stop of this host", wrong)
         store = open_stores(options.store, namespace=options.namespace)
         stack.push_async_callback(store.aclose)
-        loaded = await _load(store, options)
+        images = ImageCache(cache.root, report=log.warning)
+        loaded = await _load(store, options, images)
         _report_clashes(loaded)
         gc.collect()
         _give_memory_back()
@@ -150,7 +160,7 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
         fetcher = await stack.enter_async_context(
             open_fetcher(cache, store, deadline=options.deadline, parallel=side_by_side(store))
         )
-        daemon = Daemon(options, store, fetcher, loaded)
+        daemon = Daemon(options, store, fetcher, loaded, images)
         await _session(daemon, claim, ready)
         await flush_at_last(cache)
 
@@ -161,16 +171,17 @@ def _give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-async def _load(store: Store, options: MountOptions) -> Loaded:
+async def _load(store: Store, options: MountOptions, images: ImageCache) -> Shown:
     base = None if options.base is None else os.fsencode(options.base)
     with trio.move_on_after(options.deadline):
-        return await load_tree(
-            store, options.refs, base=base, mount_point=os.fsencode(options.point)
+        point = os.fsencode(options.point)
+        return await load_view(
+            store, options.refs, images, base=base, mount_point=point, compile_new=True
         )
     raise StoreTrouble(f"{store.label}: no list within {options.deadline:g} s")
 
 
-def _report_clashes(loaded: Loaded) -> None:
+def _report_clashes(loaded: Shown) -> None:
     for clash in loaded.clashes[:100]:
         path = clash.path.decode(errors="backslashreplace")
         log.info("%s: the one of %s is shown, not that of %s", path, clash.winner, clash.loser)
@@ -203,7 +214,7 @@ async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> N
                 flush_now_and_then, daemon.fetcher.cache, lambda: fetched.fetched_bytes
             )
             nursery.start_soon(_announce, options, claim, ready)
-            await pyfuse3.main()
+            await pyfuse3.main(min_tasks=_IDLE)
             nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=True)

@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
@@ -64,6 +64,16 @@ def _no_descriptor(error: BaseException | None) -> int | None:
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return error.errno
     return None
+
+
+class _Path(NamedTuple):
+    """The path of a node, put into words only when somebody reads them."""
+
+    tree: TreeView
+    node: Node
+
+    def __str__(self) -> str:
+        return os.fsdecode(self.tree.list_path(self.node))
 
 
 @dataclass(eq=False)
@@ -170,8 +180,9 @@ class FuseEngine(pyfuse3.Operations):
         self._drop_unused()
 
     def _drop_unused(self) -> None:
-        if self._older:
-            self._older = [one for one in self._older if one.lookups > 0]
+        for unused in [one for one in self._older if one.lookups <= 0]:
+            self._older.remove(unused)
+            unused.tree.close()
 
     @answered
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
@@ -228,8 +239,7 @@ class FuseEngine(pyfuse3.Operations):
         digest = tree.digest(node)
         descriptor = self._fetcher.open_at_once(digest, size)
         if descriptor is None:
-            why = os.fsdecode(tree.list_path(node))
-            descriptor = await self._fetcher.open_fetched(digest, size, why)
+            descriptor = await self._fetcher.open_fetched(digest, size, _Path(tree, node))
         elif size <= _READ_AHEAD_WHOLE:
             # Starts the disk while the kernel's read request is still on its way to us. What
             # was just fetched is in memory.

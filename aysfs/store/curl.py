@@ -1,22 +1,23 @@
 """libcurl's multi interface inside the trio loop: many transfers, and no thread.
 
 Serves the HTTP store. Owns libcurl's sockets (in an epoll set of their own, whose
-descriptor trio waits on) and its timer (the deadline of a cancel scope). There is no nursery
-and no background task: of the tasks that wait for a transfer one, the *leader*, waits for
-the sockets and lets libcurl work, for all of them; the others are parked. A leader whose own
-transfer has ended, or that was cancelled, wakes another one. It must not know what a transfer
-is for.
+descriptor trio waits on) and its timer (the deadline of a cancel scope). One system task waits
+for the sockets and lets libcurl work, for all who wait for a transfer; a cancel scope of its own
+for each of them would cost a tenth of a small request. It must not know what a transfer is for.
 
 State changes only in functions without ``await``, in the thread of the event loop.
 """
 
 import contextlib
+import logging
 import select
 import time
 from typing import Any, NamedTuple
 
 import pycurl
 import trio
+
+log = logging.getLogger(__name__)
 
 _CLOSING = 1.0  # seconds that a close waits for names that are being looked up
 _TURNS = 8  # in a row before other tasks get one
@@ -74,37 +75,33 @@ class CurlLoop:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._multi.setopt(pycurl.M_MAXCONNECTS, connections)
         self._transfers: dict[Any, _Transfer] = {}  # those in the multi
-        self._leader: _Transfer | None = None
-        self._scope: trio.CancelScope | None = None  # the leader's: its deadline is the timer
+        self._scope = trio.CancelScope()  # the task's: its deadline is the next of both times
         self._due = float("inf")  # libcurl's timer, of time.monotonic()
         self._look = 0.0  # when to look for transfers that are too slow
-        self._rings = float("inf")  # what the leader's deadline stands for
-        self._asleep = False  # the leader waits for the sockets
+        self._rings = float("inf")  # what the deadline stands for
+        self._is_served = False  # by the task of this run of trio
         self._closed = False
 
     async def perform(self, handle: Any) -> Ended:
         """Transfer with a prepared easy handle. Cancelled, the transfer has ended at once."""
         if self._closed:
             return Ended(CLOSED)
+        if not self._is_served:
+            self._is_served = True
+            trio.lowlevel.spawn_system_task(self._serve)
         transfer = _Transfer(handle)
         self._transfers[handle] = transfer
         self._multi.add_handle(handle)
         try:
             self._act(pycurl.SOCKET_TIMEOUT, 0)  # sends the request, on a connection that lives
-            waited = False
-            while transfer.ended is None:
-                if self._leader is None:
-                    waited |= await self._lead(transfer)
-                else:
-                    await transfer.park()
-                    waited = True
-            if not waited:
-                self._hand_over()
+            if transfer.ended is None:
+                await transfer.park()
+            else:
                 await trio.lowlevel.checkpoint()  # let others run, and be cancelled
         finally:
             if self._transfers.pop(handle, None) is not None:
                 self._multi.remove_handle(handle)
-            self._hand_over()
+        assert transfer.ended is not None
         return transfer.ended
 
     def paused(self, handle: Any) -> None:
@@ -125,63 +122,60 @@ class CurlLoop:
 
     async def aclose(self) -> None:
         """End every transfer and let all connections go."""
-        if self._closed:
+        if self._epoll.closed:
             return
-        self._closed = True
-        for handle in list(self._transfers):
-            self._end(handle, Ended(CLOSED))
-        if self._leader is not None:
-            trio.lowlevel.notify_closing(self._epoll)
+        self._stop(Ended(CLOSED))
+        trio.lowlevel.notify_closing(self._epoll)
         # libcurl waits for its threads, each of which may wait for a name server.
         with trio.move_on_after(_CLOSING, shield=True):
             await trio.to_thread.run_sync(self._let_go, abandon_on_cancel=True)
+
+    def _stop(self, ended: Ended) -> None:
+        self._closed = True
+        for handle in list(self._transfers):
+            self._end(handle, ended)
 
     def _let_go(self) -> None:
         self._multi.close()
         self._epoll.close()
 
-    async def _lead(self, transfer: _Transfer) -> bool:
-        """Let libcurl work until this transfer has ended, or its timer may have rung.
-
-        Whether others could run meanwhile.
-        """
-        waited = False
-        self._leader = transfer
+    async def _serve(self) -> None:
+        """Let libcurl work until the loop is closed."""
         try:
-            with trio.CancelScope() as self._scope:
-                self._rings = float("inf")
-                self._set_alarm()
-                turns = 0
-                while transfer.ended is None:
-                    ready = self._epoll.poll(0)  # often there already, and then trio is spared
-                    if not ready:
-                        self._asleep = waited = True
-                        await trio.lowlevel.wait_readable(self._epoll)
-                        self._asleep = False
-                        continue
-                    for descriptor, events in ready:
-                        self._act(descriptor, _meaning(events))
-                    turns += 1
-                    if turns % _TURNS == 0:
-                        await trio.lowlevel.checkpoint()
+            while not self._closed:
+                with trio.CancelScope() as self._scope:
+                    self._rings = float("inf")
+                    self._set_alarm()
+                    await self._serve_sockets()
+                if not self._closed:
+                    self._serve_timers()
         except trio.ClosedResourceError:
-            pass  # by ``close``, which has ended the transfer
+            pass  # by ``aclose``
+        except Exception as error:  # the edge of a system task: trio would end the process
+            log.exception("libcurl's loop")
+            self._stop(Ended(CLOSED, repr(error)))
         finally:
-            self._leader = self._scope = None
-            self._asleep = False
+            self._is_served = False
+
+    async def _serve_sockets(self) -> None:
+        turns = 0
+        while not self._closed:
+            ready = self._epoll.poll(0)  # often there already, and then trio is spared
+            if not ready:
+                await trio.lowlevel.wait_readable(self._epoll)
+                continue
+            for descriptor, events in ready:
+                self._act(descriptor, _meaning(events))
+            turns += 1
+            if turns % _TURNS == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _serve_timers(self) -> None:
         now = time.monotonic()
-        if self._due <= now and not self._closed:
+        if self._due <= now:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
         if self._look <= now:
             self._end_slow_ones(now)
-        return waited
-
-    def _hand_over(self) -> None:
-        if self._leader is None:
-            for transfer in self._transfers.values():
-                if transfer.parked is not None:
-                    transfer.wake()
-                    return
 
     def _act(self, descriptor: int, events: int) -> None:
         """Let libcurl work on a socket, or on its timer; wake whose transfer has ended by it."""
@@ -197,11 +191,11 @@ class CurlLoop:
         self._set_alarm()
 
     def _set_alarm(self) -> None:
-        """Wake the leader in time. Its sleep is only ever cut shorter: one call in vain is
+        """Wake the task in time. Its sleep is only ever cut shorter: one call in vain is
         cheaper than moving trio's deadline with every transfer.
         """
         first = min(self._due, self._look)
-        if self._scope is not None and first < self._rings:
+        if first < self._rings and self._transfers:
             self._rings = first
             self._scope.deadline = trio.current_time() + first - time.monotonic()
 
@@ -219,10 +213,7 @@ class CurlLoop:
         transfer = self._transfers.pop(handle)
         self._multi.remove_handle(handle)
         transfer.ended = ended
-        if transfer is not self._leader:
-            transfer.wake()
-        elif self._asleep and self._scope is not None:
-            self._scope.deadline = -float("inf")  # another task's call has ended it
+        transfer.wake()
 
     # --- what libcurl asks for; an exception here would be printed and lost -------------------
 

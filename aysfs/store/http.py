@@ -2,8 +2,8 @@
 
 Serves whoever reads through the Store protocol; docs/http-store.md has a configuration of nginx
 for it. Owns which layout is looked in first. All bytes come through the event loop; those of a
-large blob are hashed and written in a thread (``http_pour``). Such a server takes no writes, but
-for one: ``aysfs store serve``, whose API ``http_write`` speaks.
+large blob are hashed and written in a thread (``http_pour``). Such a server takes no writes;
+``http_served`` is for the one that does, ``aysfs store serve``.
 """
 
 import contextlib
@@ -30,7 +30,6 @@ from aysfs.store.http_client import HttpClient
 from aysfs.store.http_fetch import fetch
 from aysfs.store.http_listing import names_in
 from aysfs.store.http_request import Bounds, Head, NotThereError, OtherSize, Refused, Streamed
-from aysfs.store.http_write import StoreApi
 from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 
 CONNECTIONS = 16
@@ -61,7 +60,6 @@ class HttpStore:
         self._namespace = namespace
         self._bounds = bounds or Bounds()
         self._client = HttpClient(address, self._bounds, connections)
-        self._api = StoreApi(address, quote(namespace), self._bounds)
         self._limiter = trio.CapacityLimiter(THREADS)
         # The place where the last blob was found is asked first: a store in the old layout
         # costs one request a blob, as any other.
@@ -102,10 +100,6 @@ class HttpStore:
         raise BlobMissing(f"{self._label} has no blob {digest.hex()}")
 
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
-        if not blobs:
-            return set()
-        if await self._api.is_ours():
-            return await self._api.missing(blobs)
         absent: set[Digest] = set()
 
         async def ask(digest: Digest) -> None:
@@ -148,15 +142,11 @@ class HttpStore:
             raise NoteMissing(f"{self._label} has no note {name}") from None
 
     async def notes(self) -> dict[str, int]:
-        if await self._api.is_ours():
-            return await self._api.notes()
         relative = layout.list_directory(self._namespace)
         found = await self._look_at(relative, filter(layout.is_note, await self._beside_lists()))
         return {name: found[name].mtime_ns for name in sorted(found)}
 
     async def shelf(self, first: int) -> list[Stored]:
-        if await self._api.is_ours():
-            return await self._api.shelf(first)
         found = []
         for relative in layout.shelves(self._namespace, first):
             digests = {
@@ -169,8 +159,6 @@ class HttpStore:
         return found
 
     async def strays(self) -> list[Stray]:
-        if await self._api.is_ours():
-            return await self._api.strays()
         beside = filter(layout.is_stray, await self._beside_lists())
         top = await self._look_at(self._namespace, await self._in(self._namespace))
         found = [Stray(name, head.size or 0, head.mtime_ns) for name, head in top.items()]
@@ -180,48 +168,39 @@ class HttpStore:
         ]
 
     async def aclose(self) -> None:
-        await self._api.aclose()
         await self._client.aclose()
 
-    # --- what only our own server takes, and says ---------------------------------------------
+    # --- what such a server does not take ------------------------------------------------------
 
     async def put(self, digest: Digest, size: int, source: BinaryIO) -> None:
-        await (await self._writable()).put(digest, size, source)
+        raise self._takes_no_writes()
 
     async def put_many(self, sources: Sequence[BlobSource]) -> None:
-        await (await self._writable()).put_many(sources)
+        raise self._takes_no_writes()
 
     async def put_list(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
-        api = await self._writable()
-        with tempfile.TemporaryFile() as file:
-            await trio.to_thread.run_sync(file.writelines, chunks)
-            await api.put_file(layout.list_path(self._namespace, name), file, file.tell())
+        raise self._takes_no_writes()
 
     async def write_note(self, name: str, data: bytes) -> None:
         layout.check_note(name, data)
-        await (await self._writable()).put_bytes(layout.note_path(self._namespace, name), data)
+        raise self._takes_no_writes()
 
     async def delete_note(self, name: str) -> None:
-        path = layout.note_path(self._namespace, name)
-        await (await self._writable()).delete_file(path)
+        raise self._takes_no_writes()
 
     async def delete_list(self, name: ServiceName) -> None:
-        path = layout.list_path(self._namespace, name)
-        if not await (await self._writable()).delete_file(path):
-            raise ListMissing(f"{self._label} has no list {name}")
+        raise self._takes_no_writes()
 
     async def delete(self, digests: Sequence[Digest]) -> None:
-        await (await self._writable()).delete(digests)
+        raise self._takes_no_writes()
 
     async def delete_strays(self, paths: Sequence[str]) -> None:
         layout.check_temporaries(paths)
         if paths:
-            await (await self._writable()).delete_strays(paths)
+            raise self._takes_no_writes()
 
-    async def _writable(self) -> StoreApi:
-        if await self._api.is_ours():
-            return self._api
-        raise BadConfig(
+    def _takes_no_writes(self) -> BadConfig:
+        return BadConfig(
             f"{self._label} is a web server, which takes no writes",
             hint="write to the folder that it serves: a path, or ssh://login@host/path;"
             " or have `aysfs store serve` serve it",

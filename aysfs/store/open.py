@@ -1,7 +1,8 @@
 """The one place where addresses become a store.
 
 Serves the command line and configuration; owns the table of schemes. Opens no connection:
-a store that does not answer says so when it is asked.
+a store that does not answer says so when it is asked. What is opened here is for reading; who
+writes, or looks after a store, has ``open_to_write``.
 
 The modules of stores that are no directory are imported when one is opened: their libraries take
 0.25 s of CPU and 26 MiB, and most hosts need one kind.
@@ -17,7 +18,7 @@ from aysfs.store import layout
 from aysfs.store.chain import Chain, members
 from aysfs.store.directory import THREADS, DirectoryStore
 from aysfs.store.http_address import SCHEMES as HTTP_SCHEMES
-from aysfs.store.http_address import parse_http_address
+from aysfs.store.http_address import HttpAddress, parse_http_address
 from aysfs.store.in_threads import StoreInThreads
 from aysfs.store.objects_address import SCHEMES as OBJECT_SCHEMES
 from aysfs.store.objects_address import parse_object_address
@@ -30,11 +31,29 @@ KNOWN = (
 )
 
 
+OpenHttp = Callable[[HttpAddress, str], Store]
+"""Makes the store at an address, in a namespace."""
+
+
+def _kind(module: str, name: str) -> Callable[..., Store]:
+    """The class of a kind of store."""
+    made: Callable[..., Store] = getattr(importlib.import_module(f"aysfs.store.{module}"), name)
+    return made
+
+
+def _http(address: HttpAddress, namespace: str) -> Store:
+    return _kind("http", "HttpStore")(address, namespace)
+
+
 def open_stores(
-    urls: Sequence[str], *, namespace: str = layout.DEFAULT_NAMESPACE, create: bool = False
+    urls: Sequence[str],
+    *,
+    namespace: str = layout.DEFAULT_NAMESPACE,
+    create: bool = False,
+    http: OpenHttp = _http,
 ) -> Store:
     """What these addresses are together: the one store, or a chain of them in this order."""
-    stores = [open_store(url, namespace=namespace, create=create) for url in urls]
+    stores = [open_store(url, namespace=namespace, create=create, http=http) for url in urls]
     return stores[0] if len(stores) == 1 else Chain(stores)
 
 
@@ -53,6 +72,7 @@ def open_store(
     namespace: str = layout.DEFAULT_NAMESPACE,
     create: bool = False,
     credentials: SshCredentials | None = None,
+    http: OpenHttp = _http,
 ) -> Store:
     """The store at this address. ``create`` lets a writer make a store that is not there yet.
 
@@ -67,7 +87,7 @@ def open_store(
         ssh = _kind("ssh", "SshStore")
         return ssh(address, namespace, create=create, credentials=credentials)
     if url.partition("://")[0].lower() in HTTP_SCHEMES:
-        return _kind("http", "HttpStore")(parse_http_address(url), namespace)
+        return http(parse_http_address(url), namespace)
     if url.partition("://")[0].lower() in OBJECT_SCHEMES:
         return _kind("objects", "ObjectsStore")(parse_object_address(url), namespace)
     parts = urlsplit(url)
@@ -76,9 +96,3 @@ def open_store(
     if parts.netloc not in ("", "localhost") or not parts.path or parts.query or parts.fragment:
         raise BadConfig(f"`{without_password(url)}` names no directory", hint="write file:///path")
     return DirectoryStore(Path(unquote(parts.path)), namespace, create=create)
-
-
-def _kind(module: str, name: str) -> Callable[..., Store]:
-    """The class of a kind of store."""
-    made: Callable[..., Store] = getattr(importlib.import_module(f"aysfs.store.{module}"), name)
-    return made

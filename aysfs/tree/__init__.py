@@ -1,10 +1,11 @@
 """Trees: what a mount shows, built from one or several lists."""
 
 from aysfs.tree.build import Clash, TreeBuilder, choose_base
-from aysfs.tree.tree import Tree
+from aysfs.tree.tree import FORMATS, Tree
 from aysfs.tree.view import ROOT, Attributes, Listed, Node, TreeView
 
 __all__ = [
+    "FORMATS",
     "ROOT",
     "Attributes",
     "Clash",

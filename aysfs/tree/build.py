@@ -111,13 +111,13 @@ class TreeBuilder:
             path = entry.path
             if not path.startswith(inside) or path == b"/":
                 if path == base:
-                    self._directory(b"", entry, reader, number)
+                    self._directory(b"", entry, reader, number, implied)
                 else:
                     self.outside += 1
                 continue
             relative = path[cut:]
             if entry.kind == Kind.DIRECTORY:
-                self._directory(relative, entry, reader, number)
+                self._directory(relative, entry, reader, number, implied)
                 continue
             parent, _, name = relative.rpartition(b"/")
             if parent != last_parent:
@@ -202,11 +202,12 @@ class TreeBuilder:
             node = known
         return node
 
-    def _directory(self, path: bytes, entry: Entry, reader: EntrySource, number: int) -> None:
+    def _directory(
+        self, path: bytes, entry: Entry, reader: EntrySource, number: int, implied: Entry
+    ) -> None:
         """A line that names a directory: it may already stand there, implied or listed."""
         node = self._directories.get(path)
         if node is None:
-            implied = _implied(entry.mtime_ns)
             parent, _, name = path.rpartition(b"/")
             above = self._imply(parent, implied, number)
             node = self._append(name, above, number, entry, reader.line)

@@ -93,6 +93,10 @@ class TreeView(Protocol):
     def path(self, node: Node) -> bytes:
         """The path below the root, ``b"/"`` for the root itself."""
 
+    def close(self) -> None:
+        """Let go of what it is read from. Nothing can be read any more."""
+        return
+
     def list_path(self, node: Node) -> bytes:
         """The path as the list wrote it: the base and the path below it."""
         return self.listed(self.path(node))
@@ -120,17 +124,22 @@ class TreeView(Protocol):
         the root when it lies below the base. ``follow=False`` leaves the last one alone.
         PathMissing when nothing is there.
         """
-        node = self._resolve(path, follow)
-        if node is None and self.base != b"/":
+        return self.locate(path, follow=follow)[0]
+
+    def locate(self, path: bytes, *, follow: bool = True) -> tuple[Node, bytes]:
+        """As ``resolve``; also the shortest path below the root, by the name that was asked."""
+        found = self._locate(path, follow)
+        if found is None and self.base != b"/":
             below = _below(path, self.base)
             if below is not None:
-                node = self._resolve(below, follow)
-        if node is None:
+                found = self._locate(below, follow)
+        if found is None:
             raise PathMissing(f"no such path in this service: {path.decode(errors='replace')}")
-        return node
+        return found
 
-    def _resolve(self, path: bytes, follow: bool) -> Node | None:
+    def _locate(self, path: bytes, follow: bool) -> tuple[Node, bytes] | None:
         node, links = ROOT, 0
+        names: list[bytes] = []
         todo = [part for part in reversed(path.split(b"/")) if part]
         while todo:
             part = todo.pop()
@@ -138,6 +147,7 @@ class TreeView(Protocol):
                 continue
             if part == b"..":
                 node = self.parent(node)
+                del names[-1:]
                 continue
             child = self.lookup(node, part)
             if child is None:
@@ -151,11 +161,12 @@ class TreeView(Protocol):
                     below = _below(target, self.base)
                     if below is None:
                         return None
-                    node, target = ROOT, below
+                    node, target, names = ROOT, below, []
                 todo.extend(part for part in reversed(target.split(b"/")) if part)
             else:
                 node = child
-        return node
+                names.append(part)
+        return node, b"/" + b"/".join(names)
 
     def is_regular(self, node: Node) -> bool:
         return stat.S_ISREG(self.attributes(node).mode)

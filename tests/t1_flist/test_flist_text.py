@@ -7,7 +7,16 @@ import pytest
 
 from aysfs import digest
 from aysfs.errors import BadList
-from aysfs.flist import Entry, FlistReader, Header, Kind, encode_path, write_flist
+from aysfs.flist import (
+    Entry,
+    FlistReader,
+    Header,
+    Kind,
+    encode_path,
+    find_entry,
+    write_flist,
+)
+from aysfs.flist import text as text_module
 from aysfs.flist.line import CACHED, LineParser, format_time, parse_time
 from aysfs.flist.text import CHUNK
 from tests.t1_flist.texts import (
@@ -169,3 +178,28 @@ def test_the_bytes_in_the_documentation_are_the_bytes() -> None:
     section = FORMAT.read_text().partition("### One file, byte by byte")[2].partition("\n#")[0]
     digits = re.findall(r"^    ((?:[0-9A-F]{2} )+)", section, re.MULTILINE)
     assert bytes.fromhex("".join(digits)) == body(LINE)
+
+
+# --- one line of a list ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("piece", [1, 7, 50, 1 << 20])
+def test_each_entry_of_a_list_is_found_by_its_path(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the list falls into the pieces in which it is read."""
+    monkeypatch.setattr(text_module, "_PIECE", piece)
+    data = GOLDEN.read_bytes()
+    entries = list(FlistReader(io.BytesIO(data), source="x", mtime_ns=0))
+    for entry in entries:
+        assert find_entry(io.BytesIO(data), entry.path) == entry
+        for other in (entry.path + b"x", entry.path[:-1], entry.path + b"/x"):
+            known = next((one for one in entries if one.path == other), None)
+            assert find_entry(io.BytesIO(data), other) == known
+
+
+def test_a_line_is_found_only_in_a_list_of_version_2() -> None:
+    assert find_entry(io.BytesIO(b""), b"/a") is None
+    assert find_entry(io.BytesIO(b"/a|9dd4e461268c8034f5c8564e155c67a6|1\n"), b"/a") is None
+    assert find_entry(io.BytesIO(b"#flist 2\n/a|rubbish\n"), b"/a") is None
+    assert find_entry(io.BytesIO(b"#flist 2\n/a|rubbish"), b"/a") is None

@@ -102,6 +102,8 @@ def test_a_directory_of_an_image_can_be_its_root() -> None:
     image, tree = image_tree(service(), BASE), service(BASE)
     assert everything(image) == everything(tree)
     assert image.base == BASE
+    alone = tree_of(directory(BASE), regular(BASE + b"/f"))
+    assert (len(image_tree(alone)), len(image_tree(alone, BASE))) == (4, 2)
     assert image.list_path(ROOT) == BASE
     assert image.parent(image.resolve(b"/bin")) == ROOT
     assert image.parent(ROOT) == ROOT
@@ -170,7 +172,7 @@ def use_all(data: bytes) -> int:
         seen(image, node)
         image.path(node)
         image.lookup(image.parent(node), path.rpartition(b"/")[2])
-        assert count <= len(data), "more entries than the image has bytes"
+        assert count < 1000, "no end of entries"
     return count
 
 

@@ -112,8 +112,8 @@ def test_a_list_without_entries_is_an_empty_tree() -> None:
 
 
 def test_parents_are_implied_with_root_0755_and_the_lists_time() -> None:
-    tree = build(reader(file("/a/b/c")))
-    for path in (b"/a", b"/a/b"):
+    tree = build(reader(file("/a/b/c"), directory("/d/e/f")))
+    for path in (b"/a", b"/a/b", b"/d", b"/d/e"):
         entry = tree.entry(find(tree, path))
         assert (entry.mode, entry.uid, entry.gid) == (0o755, 0, 0)
         assert entry.mtime_ns == LISTED

@@ -109,6 +109,30 @@ def test_paths_are_those_of_a_walk(service: Tree) -> None:
         assert list(service.paths(top)) == [(service.path(node), node) for node in nodes]
 
 
+@pytest.mark.parametrize(
+    ("path", "shortest"),
+    [
+        (b"", b"/"),
+        (b"/bin/redis", b"/bin/redis"),
+        (b"//bin/.././folder/redis/", b"/bin/redis"),
+        (b"absolute/../bin", None),
+        (b"/folder", b"/folder"),
+        (b"home/etc/conf", b"/etc/conf"),
+        (BASE + b"/bin/up", b"/bin/up"),
+        (b"../../bin/../etc", b"/etc"),
+    ],
+)
+def test_a_located_path_is_the_shortest_one(
+    service: Tree, path: bytes, shortest: bytes | None
+) -> None:
+    if shortest is None:
+        with pytest.raises(PathMissing):
+            service.locate(path, follow=False)
+        return
+    node, found = service.locate(path, follow=False)
+    assert (found, service.path(node)) == (shortest, shortest)
+
+
 def test_attributes_are_those_of_the_inode() -> None:
     first = regular(b"/a", b"content")
     tree = tree_of(

@@ -22,7 +22,7 @@ from aysfs.store.http import HttpStore
 from aysfs.store.http_address import parse_http_address
 from aysfs.store.memory import MemoryStore
 from aysfs.store.objects import ObjectsStore
-from aysfs.store.open import open_store
+from aysfs.store.open_to_write import open_store
 from aysfs.store.protocol import BlobSource, Held, Sink, Store
 from aysfs.store.ssh_address import SshCredentials
 from tests.servers import Nginx, Sshd

@@ -15,6 +15,7 @@ from aysfs.store.http_fetch import HELD, POURED
 from aysfs.store.http_request import Bounds
 from aysfs.store.protocol import Held
 from tests.cancelling import Cut, at_every_await, threads_ended
+from tests.conftest import ExpectOutput
 from tests.servers import HANG, Nginx, ScriptedServer
 
 NAME = parse_name("jumpscale__base")
@@ -68,7 +69,6 @@ def assert_nothing_under_way(store: HttpStore) -> None:
     assert client._turn.value == client._turn.max_value
     if client._loop is not None:
         assert client._loop._transfers == {}
-        assert client._loop._leader is None
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -87,8 +87,6 @@ async def test_cut_anywhere_nothing_is_left(served: str, name: str, no_leaks: No
 
 @pytest.mark.parametrize("name", ["held", "streamed", "poured"])
 async def test_the_others_go_on_when_one_is_cut(served: str, name: str, no_leaks: None) -> None:
-    """The one that is cut is the first, which waits for the sockets of all."""
-
     async def attempt(cut: Cut) -> None:
         store = HttpStore(parse_http_address(served))
         async with trio.open_nursery() as nursery:
@@ -156,3 +154,25 @@ async def test_every_transfer_has_a_bound_of_its_own() -> None:
                     nursery.start_soon(silent)
                     await wait_all_tasks_blocked(0.01)
         await store.aclose()
+
+
+async def test_a_bug_where_all_wait_fails_what_is_under_way(
+    served: str, no_leaks: None, monkeypatch: pytest.MonkeyPatch, expected_output: ExpectOutput
+) -> None:
+    """The task that serves all of them is trio's own: what it raised would end the process."""
+    expected_output(r"(?s)^ERROR +aysfs\.store\.curl:.*?^ZeroDivisionError: a bug$")
+
+    def buggy(_events: int) -> int:
+        raise ZeroDivisionError("a bug")
+
+    store = HttpStore(parse_http_address(served))
+    monkeypatch.setattr("aysfs.store.curl._meaning", buggy)
+    async with trio.open_nursery() as nursery:
+
+        async def asks() -> None:
+            with pytest.raises(StoreTrouble, match="the store was closed"):
+                await read(store, BLOBS["held"])
+
+        for _ in range(3):
+            nursery.start_soon(asks)
+    await store.aclose()

@@ -17,6 +17,8 @@ from aysfs import digest as digests
 from aysfs.digest import Digest
 from aysfs.errors import BadConfig, StoreTrouble
 from aysfs.store.http import HttpStore
+from aysfs.store.http_address import parse_http_address
+from aysfs.store.http_served import ServedStore
 from aysfs.store.protocol import BlobSource
 from tests.servers import (
     LOGIN,
@@ -25,7 +27,7 @@ from tests.servers import (
     ScriptedServer,
     answer,
 )
-from tests.t2_store.web import NAME, SMALL, get, opened, trouble
+from tests.t2_store.web import NAME, QUICK, SMALL, get, opened, trouble
 
 # --- tls and logins ----------------------------------------------------------------------
 
@@ -212,7 +214,8 @@ def open_to_all(folder: Path) -> Iterator[None]:
     yield
 
 
-async def test_a_web_server_takes_no_writes() -> None:
+@pytest.mark.parametrize(("kind", "asked"), [(HttpStore, 0), (ServedStore, 1)])
+async def test_a_web_server_takes_no_writes(kind: type[HttpStore], asked: int) -> None:
     blob = BlobSource.of(digests.of(SMALL), SMALL)
     writes: list[Callable[[HttpStore], Awaitable[None]]] = [
         lambda store: store.put(blob.digest, blob.size, io.BytesIO(SMALL)),
@@ -225,12 +228,13 @@ async def test_a_web_server_takes_no_writes() -> None:
         lambda store: store.delete_strays([".x.0123456789ab0.tmp"]),
     ]
     with ScriptedServer([answer(status="404 Not Found")]) as server:
-        async with opened(server.url) as store:
-            for write in writes:
-                with pytest.raises(BadConfig, match="takes no writes") as caught:
-                    await write(store)
-                assert "folder that it serves" in (caught.value.hint or "")
-        assert len(server.heads) == 1
+        store = kind(parse_http_address(server.url), bounds=QUICK)
+        for write in writes:
+            with pytest.raises(BadConfig, match="takes no writes") as caught:
+                await write(store)
+            assert "folder that it serves" in (caught.value.hint or "")
+        await store.aclose()
+        assert len(server.heads) == asked
 
 
 async def test_connections_are_used_again() -> None:

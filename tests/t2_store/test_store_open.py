@@ -11,7 +11,11 @@ import trio
 from aysfs import digest as digests
 from aysfs.errors import BadConfig, StoreTrouble
 from aysfs.names import parse_name
+from aysfs.store import open_to_write
+from aysfs.store.chain import members
+from aysfs.store.http import HttpStore
 from aysfs.store.http_address import parse_http_address
+from aysfs.store.http_served import ServedStore
 from aysfs.store.open import open_store, open_stores, side_by_side
 from aysfs.store.protocol import BlobSource, Held
 from tests.servers import Sshd
@@ -117,6 +121,19 @@ async def test_no_blob_waits_inside_a_store_until_others_are_there(
         for _ in range(count):
             nursery.start_soon(store.get, digests.of(data), len(data), Meets(barrier))
     await store.aclose()
+
+
+def test_who_writes_has_the_api_of_our_server() -> None:
+    assert type(open_store("http://host")) is HttpStore
+    assert type(open_to_write.open_store("http://host")) is ServedStore
+    chain = open_to_write.open_stores(["http://host", "http://other"])
+    assert [type(one) for one in members(chain)] == [ServedStore, ServedStore]
+
+
+@pytest.mark.parametrize("module", ["aysfs.store.open", "aysfs.cli.reading", "aysfs.mount.daemon"])
+def test_who_reads_does_not_import_the_client_of_the_api(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('httpx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_directory_needs_none_of_the_libraries_of_other_kinds(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def insert(cache: Cache, data: bytes) -> Digest:
     digest = digests.of(data)
     insertion = cache.insertion(digest, len(data))
     insertion.write(data)
-    os.close(insertion.commit())
+    insertion.commit()
     return digest
 
 
@@ -55,7 +55,7 @@ def test_the_descriptor_of_a_commit_reads_the_blob(cache: Cache) -> None:
     insertion = cache.insertion(digests.of(b"abc"), 3)
     insertion.write(b"a")
     insertion.write(memoryview(b"bc"))
-    with os.fdopen(insertion.commit(), "rb") as file:
+    with os.fdopen(insertion.commit_and_open(), "rb") as file:
         assert file.read() == b"abc"
 
 
@@ -81,7 +81,7 @@ def test_an_insertion_begins_again(cache: Cache, before: bytes) -> None:
     insertion.restart()
     assert insertion.progress == 0
     insertion.write(b"content")
-    with os.fdopen(insertion.commit(), "rb") as file:
+    with os.fdopen(insertion.commit_and_open(), "rb") as file:
         assert file.read() == b"content"
     assert cache.usage.used == on_disk(7)
 
@@ -111,7 +111,7 @@ def test_two_insertions_of_one_blob_both_succeed(cache: Cache, tmp_path: Path) -
     for insertion in (first, second):
         insertion.write(b"twice")
     for insertion in (first, second):
-        with os.fdopen(insertion.commit(), "rb") as file:
+        with os.fdopen(insertion.commit_and_open(), "rb") as file:
             assert file.read() == b"twice"
     other.close()
 

@@ -150,7 +150,7 @@ async def test_a_bulk_fetch_cut_anywhere_leaves_nothing(tmp_path: Path, size: in
         before = Traces.of(cache)
 
         async def bulk(fetcher: Fetcher) -> None:
-            report = await fetch_all(fetcher, wanted, lambda _done, _size: None, workers=3)
+            report = await fetch_all(fetcher, wanted, lambda _done, _size: None, ahead=3)
             assert (report.blobs, report.failed) == (len(MANY), 0)
 
         async def service() -> None:

@@ -23,7 +23,7 @@ def insert(cache: Cache, data: bytes) -> Digest:
     digest = digests.of(data)
     insertion = cache.insertion(digest, len(data))
     insertion.write(data)
-    os.close(insertion.commit())
+    insertion.commit()
     return digest
 
 

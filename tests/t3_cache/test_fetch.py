@@ -309,3 +309,54 @@ async def test_a_lying_size_does_not_disturb_an_honest_reader(
 
         nursery.start_soon(liar)
         assert await read(fetcher, digest, len(DATA)) == DATA
+
+
+async def test_who_only_wants_it_there_and_who_reads_it_share_a_flight(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    memory = MemoryStore()
+    store = Counts(memory)
+    digest = memory.add(DATA)
+    async with serving(tmp_path, store) as fetcher:
+        told: list[AysfsError | None] = []
+        assert fetcher.start(digest, len(DATA), "", told.append)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetcher.ensure, digest, len(DATA))
+            assert await read(fetcher, digest, len(DATA)) == DATA
+        assert told == [None]
+        assert store.gets[digest] == 1
+        assert not fetcher.start(digest, len(DATA), "", told.append)
+        assert told == [None]
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5, 100])
+async def test_a_bulk_fetch_brings_each_blob_once(
+    tmp_path: Path, no_leaks: None, ahead: int
+) -> None:
+    memory = MemoryStore()
+    store = Counts(memory)
+    wanted = [Wanted(memory.add(b"%d" % number), 2, f"/{number}") for number in range(10, 40)]
+    steps: list[tuple[int, int]] = []
+    async with serving(tmp_path, store) as fetcher:
+        await fetcher.ensure(wanted[3].digest, 2)
+        report = await fetch_all(
+            fetcher, wanted, lambda done, size: steps.append((done, size)), ahead
+        )
+    assert (report.blobs, report.failed) == (30, 0)
+    assert steps == [(number, 2 * number) for number in range(1, 31)]
+    assert set(store.gets.values()) == {1}
+
+
+async def test_a_bulk_fetch_ends_when_there_is_no_space(tmp_path: Path, no_leaks: None) -> None:
+    memory = MemoryStore()
+    wanted = [Wanted(digests.of(b"huge"), 1 << 40, "/huge")]
+    wanted += [Wanted(memory.add(b"%d" % number), 2, "") for number in range(10, 99)]
+    done: list[int] = []
+    limits = Limits(size=1 << 20, keep_free=0)
+    async with serving(tmp_path, memory, limits) as fetcher:
+        with pytest.raises(NoSpace, match="never fit"):
+            await fetch_all(fetcher, wanted, lambda number, _size: done.append(number), 4)
+        reached = list(done)
+        await wait_all_tasks_blocked()
+    assert done == reached
+    assert len(done) < 89

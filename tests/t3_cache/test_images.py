@@ -8,14 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice, permutations
 from pathlib import Path
 
 import pytest
 
 from aysfs import digest
 from aysfs.cache import images as images_module
-from aysfs.cache.compile import compile_list
-from aysfs.cache.images import CachedImage, ImageCache, Owner
+from aysfs.cache.compile import WatchedReader, compile_list
+from aysfs.cache.images import CachedImage, Facts, ImageCache, Owner
 from aysfs.cache.list_key import ListKey
 from aysfs.errors import BadList, CacheUnusable, ImageRefused, NoSpace, PathMissing
 from aysfs.flist import Entry, Kind
@@ -117,27 +118,53 @@ def test_what_a_list_tells_is_kept(images: ImageCache) -> None:
     found = compiled(images)
     facts = found.facts
     found.close()
-    assert (facts.base, facts.common, facts.owners) == (None, BASE, ())
+    assert (facts.base, facts.trunk, facts.above, facts.owners) == (None, BASE, (), ())
     assert (facts.named, facts.implied) == (53, 2)  # /opt and /opt/x/d are implied
 
 
 @pytest.mark.parametrize(
-    ("paths", "common"),
+    ("paths", "trunk", "above"),
     [
-        ([], b"/"),
-        ([b"/a/b/c"], b"/a/b/c"),
-        ([b"/a/b", b"/a/bc"], b"/a"),
-        ([b"/a/b", b"/a/b/c", b"/a/b/d"], b"/a/b"),
-        ([b"/a/b/c", b"/a/b/d", b"/x"], b"/"),
-        ([b"/\xff/\xfe", b"/\xff/\xfd"], b"/\xff"),
+        ("/", "/", ""),
+        ("/a/b/c", "/a/b/c", ""),
+        ("/a /a/b /a/b/c", "/a/b/c", "/a /a/b"),
+        ("/a/b /a/bc", "/a", ""),
+        ("/a /a/b /a/bc", "/a", ""),
+        ("/ /a/b/c /a/b/d", "/a/b", "/"),
+        ("/a/b /a/b/c /a/b/d", "/a/b", ""),
+        ("/a /a/b /a/b/c /a/b/d", "/a/b", "/a"),
+        ("/a /a/b/c /a/b/d", "/a/b", "/a"),
+        ("/a/b/c /a/b/d /x", "/", ""),
+        ("/a /a/b /a/b/c /a/b/c/d /a/x", "/a", ""),
     ],
 )
-def test_what_paths_have_in_common(images: ImageCache, paths: list[bytes], common: bytes) -> None:
-    above = {path for path in paths if any(one.startswith(path + b"/") for one in paths)}
-    found = compiled(
-        images, data=written([directory(one) if one in above else regular(one) for one in paths])
-    )
-    assert found.facts.common == common
+def test_where_the_entries_of_a_list_are(
+    images: ImageCache, paths: str, trunk: str, above: str
+) -> None:
+    """In whatever order a list names them: those of the lineage have none."""
+    found = [path.encode() for path in paths.split()]
+    folders = {path for path in found if any(one.startswith(path + b"/") for one in found)} | {b"/"}
+    lines = [
+        b"%b|%b|1|0|0|755|%d|1|1|\n" % (path, b"0" * 32, 4 if path in folders else 2)
+        for path in found
+    ]
+    for ordered in islice(permutations(lines), 24):
+        reader = WatchedReader(io.BytesIO(b"".join(ordered)), source="l", mtime_ns=0)
+        assert len(list(reader)) == len(lines)
+        assert (reader.trunk, reader.above) == (trunk.encode(), above.encode().split()), ordered
+
+
+def test_what_is_outside_a_base() -> None:
+    facts = Facts(None, b"/a/b/c", (b"/", b"/a/b"), 9, 9)
+    known = {b"/": 0, b"/a": 1, b"/a/b": 1, b"/a/b/c": 2, b"/a/b/c/d": None, b"/a/bc": None}
+    assert {base: facts.outside(base) for base in known} == known
+    assert facts.common == b"/"
+
+
+def test_paths_of_any_bytes_are_kept(images: ImageCache) -> None:
+    paths = [b"/\xff", b"/\xff/\xfe\n", b"/\xff/\xfe\n/a", b"/\xff/\xfe\n/b"]
+    found = compiled(images, data=written([*map(directory, paths[:2]), *map(regular, paths[2:])]))
+    assert (found.facts.trunk, found.facts.above) == (paths[1], (paths[0],))
     found.close()
 
 
@@ -226,12 +253,16 @@ def test_a_list_that_is_wrong_leaves_nothing(images: ImageCache) -> None:
 # --- several at once -------------------------------------------------------------------------
 
 
-def test_two_that_compile_at_once_both_have_an_image(images: ImageCache) -> None:
+def test_several_that_compile_at_once_all_have_an_image(
+    images: ImageCache, reports: list[str]
+) -> None:
+    """And whoever looks meanwhile takes none that is being replaced for a damaged one."""
     began, found = threading.Barrier(4), []
 
     def work() -> None:
         began.wait()
         for _ in range(5):
+            is_found(images)
             image = compiled(images)
             tree = image.tree()
             found.append(tree.attributes(tree.resolve(BASE + b"/f")).size)
@@ -243,6 +274,7 @@ def test_two_that_compile_at_once_both_have_an_image(images: ImageCache) -> None
     for thread in threads:
         thread.join()
     assert found == [7] * 20
+    assert reports == []
     assert images.stored()[0] == 1
     assert not list(images.folder.glob("tmp-*"))
 

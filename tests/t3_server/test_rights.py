@@ -12,7 +12,7 @@ from aysfs import digest as digests
 from aysfs.errors import BadConfig, StoreTrouble
 from aysfs.names import parse_name
 from aysfs.server.accounts import Account, Accounts, Right, hash_password, read_accounts
-from aysfs.store.open import open_store
+from aysfs.store.open_to_write import open_store
 from tests.store_server import StoreServer
 
 DATA = b"a blob"

@@ -16,9 +16,9 @@ from aysfs.errors import AysfsError, BadConfig, Corrupt, StoreTrouble
 from aysfs.names import parse_name
 from aysfs.publish.push import push
 from aysfs.store.directory import DirectoryStore
-from aysfs.store.http import HttpStore
 from aysfs.store.http_address import parse_http_address
 from aysfs.store.http_request import Bounds
+from aysfs.store.http_served import ServedStore
 from aysfs.store.protocol import BlobSource, Held
 from aysfs.upkeep.check import check
 from aysfs.upkeep.gc import gc
@@ -196,7 +196,7 @@ async def test_a_server_that_fails_a_write_is_trouble(
 ) -> None:
     with ScriptedServer(script) as server:
         address = parse_http_address(server.url)
-        store = HttpStore(address, bounds=Bounds(tries=2, backoff=0.01, idle=0.2))
+        store = ServedStore(address, bounds=Bounds(tries=2, backoff=0.01, idle=0.2))
         with pytest.raises(StoreTrouble, match=words):
             await store.put_list(NAME, [b"x"])
         await store.aclose()
@@ -208,7 +208,7 @@ async def test_a_server_that_fails_a_write_is_trouble(
 )
 async def test_who_says_something_else_takes_no_writes(said: bytes) -> None:
     with ScriptedServer([answer(said)]) as server:
-        store = HttpStore(parse_http_address(server.url))
+        store = ServedStore(parse_http_address(server.url))
         with pytest.raises(BadConfig, match="takes no writes"):
             await store.put_list(NAME, [b"x"])
         await store.aclose()

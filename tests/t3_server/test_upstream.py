@@ -19,9 +19,9 @@ from aysfs.server.metrics import Metrics
 from aysfs.server.upstream import open_upstream
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts
-from aysfs.store.http import HttpStore
 from aysfs.store.http_address import parse_http_address
 from aysfs.store.http_request import Bounds
+from aysfs.store.http_served import ServedStore
 from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import Held, Sink
 from tests.servers import ScriptedServer, answer
@@ -54,11 +54,11 @@ def rack(tmp_path: Path, behind: DirectoryStore) -> Iterator[StoreServer]:
         yield server
 
 
-def opened(server: StoreServer) -> HttpStore:
-    return HttpStore(parse_http_address(server.url), bounds=Bounds(tries=1))
+def opened(server: StoreServer) -> ServedStore:
+    return ServedStore(parse_http_address(server.url), bounds=Bounds(tries=1))
 
 
-async def get(store: HttpStore, data: bytes) -> bytes:
+async def get(store: ServedStore, data: bytes) -> bytes:
     sink = Held()
     await store.get(digests.of(data), len(data), sink)
     return sink.getvalue()

@@ -383,11 +383,11 @@ import sys
 from aysfs.mount import daemon
 from aysfs.mount.options import from_json
 ready = False
-async def load(*_arguments, real=daemon.load_tree, **keywords):
+async def load(*_arguments, real=daemon.load_view, **keywords):
     if ready:
         raise ZeroDivisionError
     return await real(*_arguments, **keywords)
-daemon.load_tree = load
+daemon.load_view = load
 def tell():
     global ready
     ready = True

@@ -225,11 +225,11 @@ def test_a_bug_in_a_handler_is_eio_and_the_mount_lives_on(site: Site, tree: Path
     site.expected += ["bug in readlink", "Traceback", "ZeroDivisionError", "raise", "File"]
     script = (
         "import sys\n"
-        "from aysfs.tree import Tree\n"
+        "from aysfs.image import ImageTree\n"
         "from aysfs.mount.options import from_json\n"
         "from aysfs.mount.daemon import run\n"
         "def broken(self, node): raise ZeroDivisionError\n"
-        "Tree.target = broken\n"
+        "ImageTree.target = broken\n"
         "run(from_json(sys.stdin.readline()), lambda: print('ready', flush=True))\n"
     )
     with (

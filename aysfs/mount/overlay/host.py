@@ -6,7 +6,7 @@ A mount point shows one tree at a time; a reload puts a newer one in its place.
 import logging
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from aysfs.cache.blobs import Cache
 from aysfs.cache.images import ImageCache
 from aysfs.errors import MountBusy, MountFailed, first_of
 from aysfs.kernel import mounts
-from aysfs.kernel.table import kernel_mounts
+from aysfs.kernel.table import find_kernel_mount, kernel_mounts
 from aysfs.mount.client import Answer
 from aysfs.mount.control import serve_control
 from aysfs.mount.options import MountOptions
@@ -28,7 +28,7 @@ from aysfs.mount.overlay.prepare import prepare
 from aysfs.mount.overlay.sources import Sources
 from aysfs.mount.overlay.trees import Tree, Trees
 from aysfs.mount.overlay.watch import table_changes
-from aysfs.mount.runtime import Claim
+from aysfs.mount.runtime import Claim, is_ours
 from aysfs.store.chain import Chain
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class Host:
         self._nursery = nursery
         self._begun = 0  # requests that may still become a tree
         self._mounts: dict[str, _Mount] = {}
+        self._lost: dict[str, str] = {}  # device -> mount point of trees whose daemon died
         self.sources = Sources(cache, nursery)
         self.trees = Trees(
             folder, cache, layer, self.sources, nursery, empty=self.end_if_empty, checked=checked
@@ -80,8 +81,17 @@ class Host:
         await self._begin(options, None)
 
     async def mount_again(self, plan: Plan) -> None:
-        """As ``mount``, in place of the tree that a daemon before us served there."""
+        """As ``mount``, in place of the tree that a daemon before us served there.
+
+        MountFailed when that is not mounted any more. What is held of it can only be named.
+        """
+        point = plan.options.point
+        lost = find_kernel_mount(point)
+        if lost is None or not is_ours(lost):
+            raise MountFailed(f"nothing of ours is mounted at {point} any more")
+        plan = replace(plan, lost=(*plan.lost, lost.device))
         await self._begin(plan.options, plan)
+        self._lost.update(dict.fromkeys(plan.lost, point))
 
     async def _begin(self, options: MountOptions, plan: Plan | None) -> None:
         if self.ended.is_set():
@@ -122,7 +132,9 @@ class Host:
             if plan is not None:
                 lists = await trio.to_thread.run_sync(open_lists, self._images, plan.lists)
             if plan is None or lists is None:
+                lost = () if plan is None else plan.lost
                 plan, lists = await prepare(source.store, self._images, options)
+                plan = replace(plan, lost=lost)
         except BaseException:
             self.sources.leave(source)
             raise
@@ -227,6 +239,7 @@ class Host:
             "entries": tree.lists.entries,
             "size": tree.lists.size,
             "clashes": plan.clashes,
+            "outside_base": tree.lists.outside,
             "generations": 1 + sum(one.point == options.point for one in self.trees.old),
             "misses": counters.misses,
             "fetched_bytes": counters.fetched_bytes,
@@ -243,17 +256,24 @@ class Host:
         }
 
     async def _held(self, point: str) -> list[dict[str, object]]:
-        """Who holds older trees of a mount point."""
-        devices = {one.device for one in self.trees.old if one.point == point}
-        if not devices:
+        """Who holds older trees of a mount point. ``served``: what is not cached can be fetched."""
+        served = {one.device for one in self.trees.old if one.point == point}
+        lost = {device for device, where in self._lost.items() if where == point}
+        if not served | lost:
             return []
-        found = await trio.to_thread.run_sync(holders, devices, abandon_on_cancel=True)
-        return [{"pid": one.pid, "name": one.name, "how": one.how} for one in found]
+        found = await trio.to_thread.run_sync(holders, served | lost, abandon_on_cancel=True)
+        for device in lost - {one.device for one in found}:
+            del self._lost[device]
+        return [
+            {"pid": one.pid, "name": one.name, "how": one.how, "served": one.device in served}
+            for one in found
+        ]
 
     async def abandoned(self) -> list[dict[str, object]]:
         """Trees that are held and whose mount point is not ours any more."""
-        points = {one.point for one in self.trees.old} - set(self._mounts)
-        return [{"point": point, "held": await self._held(point)} for point in sorted(points)]
+        points = {one.point for one in self.trees.old} | set(self._lost.values())
+        held = {point: await self._held(point) for point in sorted(points - set(self._mounts))}
+        return [{"point": point, "held": who} for point, who in held.items() if who]
 
 
 def _publish(claim: Claim, plan: Plan) -> None:

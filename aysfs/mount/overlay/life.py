@@ -6,8 +6,9 @@ Serves the commands.
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from aysfs.errors import MountFailed
@@ -15,7 +16,7 @@ from aysfs.mount.client import Answer, NoAnswer, ask
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.options import HostOptions, mount_namespace
 from aysfs.mount.overlay.plan import plan_from
-from aysfs.mount.runtime import PATIENCE, is_served, records
+from aysfs.mount.runtime import PATIENCE, is_mounted, is_served, records
 from aysfs.mount.spawn import end_daemon, start_daemon
 
 _MODULE = "aysfs.mount.overlay"
@@ -51,9 +52,13 @@ def mount(options: MountOptions) -> int | None:
             if is_served(host.folder):
                 raise
             continue  # it was about to leave, or was killed
+        except KeyboardInterrupt:
+            if started is not None:  # it drops the request with the connection, and leaves
+                _wait_for(partial(_has_ended, started))
+            raise
         if "leaving" not in answer:
             return started
-        _wait_until_it_left(host)
+        _wait_for(lambda: not is_served(host.folder))
     raise MountFailed("no daemon stays alive long enough to mount", hint=f"see {host.log}")
 
 
@@ -61,10 +66,14 @@ def repair(runtime: Path) -> None:
     """Start the daemons that died and whose mounts are still in this mount namespace."""
     here = mount_namespace()
     for record in records(runtime):
-        if record.plan is not None and not record.alive:
+        if record.alive or record.plan is None:
+            continue
+        try:
             plan = plan_from(record.plan)
-            if plan.mount_namespace == here:
-                _ensure(host_of(plan.options))
+        except (KeyError, TypeError):  # of another version, whose daemon will know it
+            continue
+        if plan.mount_namespace == here and is_mounted(record.point):
+            _ensure(host_of(plan.options))
 
 
 def abandoned(runtime: Path) -> list[Answer]:
@@ -72,7 +81,10 @@ def abandoned(runtime: Path) -> list[Answer]:
     found: list[Answer] = []
     for folder in runtime.glob("host-*"):
         if is_served(folder):
-            trees = ask(folder / "control", "abandoned")["abandoned"]
+            try:
+                trees = ask(folder / "control", "abandoned")["abandoned"]
+            except MountFailed:  # leaving, or stuck: its mounts say so
+                continue
             assert isinstance(trees, list)
             found.extend(trees)
     return found
@@ -90,9 +102,13 @@ def _ensure(host: HostOptions) -> int | None:
     return None
 
 
-def _wait_until_it_left(host: HostOptions) -> None:
+def _has_ended(child: int) -> bool:
+    return os.waitpid(child, os.WNOHANG) != (0, 0)
+
+
+def _wait_for(happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
-    while is_served(host.folder) and time.monotonic() < deadline:
+    while not happened() and time.monotonic() < deadline:
         time.sleep(0.01)
 
 

@@ -34,6 +34,7 @@ class Plan:
     lists: tuple[ShownList, ...]
     mount_namespace: str  # in which it was asked for, as /proc/self/ns/mnt names it
     clashes: int = 0  # paths that the lists show differently
+    lost: tuple[str, ...] = ()  # devices of trees here whose daemons died; they may be held
 
     def to_values(self) -> dict[str, Any]:
         """Plain values; ``plan_from`` takes them back."""
@@ -44,4 +45,4 @@ def plan_from(values: dict[str, Any]) -> Plan:
     """What ``to_values`` gave. KeyError or TypeError when it is something else."""
     lists = tuple(ShownList(**one) for one in values["lists"])
     options = from_values(values["options"])
-    return Plan(options, lists, values["mount_namespace"], values["clashes"])
+    return Plan(options, lists, values["mount_namespace"], values["clashes"], tuple(values["lost"]))
