@@ -14,7 +14,8 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import trio
 
 from aysfs.cache.compile import compile_list
-from aysfs.cache.images import Facts, ImageCache, ListKey
+from aysfs.cache.images import Facts, ImageCache
+from aysfs.cache.list_key import ListKey
 from aysfs.errors import (
     BadConfig,
     BadList,

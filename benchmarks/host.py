@@ -6,6 +6,7 @@ otherwise.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -20,12 +21,14 @@ from benchmarks import trees
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".bench"
 TREE, LARGE, MILLION = WORK / "tree", WORK / "large", WORK / "million.flist"
+SMALL = WORK / "small"
 STORE, CACHE, MOUNT = WORK / "store", WORK / "cache", WORK / "mnt"
 RUNTIME, LOGS = WORK / "run", WORK / "log"
 WALK = WORK / "walk"
 ALL_PATHS, FILE_PATHS, LARGE_PATHS = WORK / "all", WORK / "files", WORK / "large.paths"
+SMALL_PATHS, SMALL_FILES = WORK / "small.all", WORK / "small.files"
 
-TREE_NAME, LARGE_NAME = "bench__tree", "bench__large"
+TREE_NAME, LARGE_NAME, SMALL_NAME = "bench__tree", "bench__large", "bench__small"
 # Nothing of this host's configuration counts, and nothing is left outside of .bench/.
 SETTINGS = {
     "AYSFS_CONFIG": os.devnull,
@@ -121,15 +124,17 @@ def prepare() -> None:
     source = Path(__file__).with_name("walk.c")
     run(["cc", "-O2", "-Wall", "-Werror", "-o", WALK, source])
     once(TREE, trees.make_tree)
+    once(SMALL, trees.make_small)
     once(LARGE, trees.make_large)
     once(MILLION, trees.make_million)
     write_paths(TREE, ALL_PATHS, FILE_PATHS)
+    write_paths(SMALL, SMALL_PATHS, SMALL_FILES)
     write_paths(LARGE, WORK / "large.all", LARGE_PATHS)
 
 
 def clear() -> None:
     """Remove mounts, stores and caches, those of an interrupted run included."""
-    take_away_mount()
+    take_away_mounts()
     for path in (MOUNT, STORE, CACHE, RUNTIME, LOGS):
         remove(path)
 
@@ -137,10 +142,10 @@ def clear() -> None:
 # --- commands ----------------------------------------------------------------------------
 
 
-def run(command: Sequence[str | Path]) -> str:
+def run(words: Sequence[str | Path]) -> str:
     """Run to the end; its stdout."""
     done = subprocess.run(
-        [str(word) for word in command],
+        [str(word) for word in words],
         env={**os.environ, **SETTINGS},
         capture_output=True,
         text=True,
@@ -150,27 +155,30 @@ def run(command: Sequence[str | Path]) -> str:
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
         raise FailedError(
-            f"`{Path(command[0]).name} {command[1]}` ended with {done.returncode}: {last}"
+            f"`{Path(words[0]).name} {words[1]}` ended with {done.returncode}: {last}"
         )
     return done.stdout
 
 
 def forget_images() -> None:
     """Whoever mounts next compiles its list."""
-    remove(CACHE / "images")
+    for image in (CACHE / "images").glob("*-*"):  # the folder is a running daemon's as well
+        remove(image)
 
 
 def aysfs(*arguments: str | Path) -> float:
     """Run a command of the project; the seconds it took."""
-    command = [Path(sys.executable).with_name("aysfs"), *arguments]
-    start = time.monotonic()
-    run(command)
-    return time.monotonic() - start
+    return timed([command(), *arguments])
 
 
-def timed(command: Sequence[str | Path]) -> float:
+def command() -> Path:
+    """The project's command."""
+    return Path(sys.executable).with_name("aysfs")
+
+
+def timed(words: Sequence[str | Path]) -> float:
     start = time.monotonic()
-    run(command)
+    run(words)
     return time.monotonic() - start
 
 
@@ -217,23 +225,8 @@ def cached(name: str) -> None:
 
 # --- mounts ------------------------------------------------------------------------------
 
-
-def fuse_processes() -> set[int]:
-    """Processes with this run's settings that hold /dev/fuse open; others measure and test too."""
-    found = set()
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal() and holds_fuse(process):
-            found.add(int(process.name))
-    return found
-
-
-def holds_fuse(process: Path) -> bool:
-    with contextlib.suppress(OSError):
-        ours = f"AYSFS_RUNTIME={RUNTIME}\0".encode()
-        if ours not in (process / "environ").read_bytes():
-            return False
-        return any(os.readlink(fd) == "/dev/fuse" for fd in (process / "fd").iterdir())
-    return False
+FUSE, OVERLAY = "fuse", "overlay"
+_LEAVING = 30.0  # seconds that a daemon may take to end after its last mount
 
 
 class Mount(NamedTuple):
@@ -244,10 +237,11 @@ class Mount(NamedTuple):
 
     def resident(self) -> float:
         """MiB of memory that the daemon holds."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-        raise FailedError(f"no VmRSS of process {self.pid}")
+        return memory_of(self.pid, "status", "VmRSS:")
+
+    def proportional(self) -> float:
+        """MiB of memory that are the daemon's alone, and its share of what others use as well."""
+        return memory_of(self.pid, "smaps_rollup", "Pss:")
 
     def pin(self, core: int | None) -> None:
         """Keep every thread of the daemon on one core, or let it go where this process may."""
@@ -256,32 +250,74 @@ class Mount(NamedTuple):
             os.sched_setaffinity(int(task.name), cores)
 
 
+def memory_of(pid: int, file: str, field: str) -> float:
+    """MiB, from a file of /proc."""
+    for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise FailedError(f"no {field} of process {pid}")
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 @contextlib.contextmanager
-def mounted(service: str | Path, *options: str) -> Iterator[Mount]:
-    """A mount for the length of a with block."""
-    MOUNT.mkdir(exist_ok=True)
-    before = fuse_processes()
-    seconds = aysfs("mount", service, MOUNT, *options)
+def mounted(
+    service: str | Path, *options: str | Path, engine: str = FUSE, point: Path = MOUNT
+) -> Iterator[Mount]:
+    """A mount for the length of a with block; the daemon of the last one has left afterwards."""
+    point.mkdir(exist_ok=True)
+    seconds = aysfs("mount", service, point, "--engine", engine, *options)
     try:
-        serving = fuse_processes() - before
-        if len(serving) != 1:
-            raise FailedError(f"expected one daemon for the mount, found {len(serving)}")
-        yield Mount(seconds, serving.pop())
-        aysfs("umount", MOUNT)
+        pid = serving(point)
+        yield Mount(seconds, pid)
+        aysfs("umount", point)
+        if not points():
+            wait_for_end(pid)
     finally:
-        take_away_mount()
+        take_away(point)
 
 
-def is_mounted() -> bool:
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return str(MOUNT) in points
+def serving(point: Path) -> int:
+    """The process that serves a mount."""
+    answers = json.loads(run([command(), "status", "--json"]))
+    for answer in answers:
+        if answer["point"] == str(point):
+            return int(answer["pid"])
+    raise FailedError(f"nobody serves {point}")
 
 
-def take_away_mount() -> None:
+def wait_for_end(pid: int) -> None:
+    """Until a daemon, and who supervises it, have left."""
+    deadline = time.monotonic() + _LEAVING
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > deadline:
+            raise FailedError(f"the daemon {pid} has not ended")
+        time.sleep(0.01)
+
+
+def points() -> list[str]:
+    """What is mounted below .bench/, in mount order."""
+    found = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [point for point in found if point.startswith(f"{WORK}/mnt")]
+
+
+def take_away(point: Path) -> None:
     """Whatever state a mount is in, it is gone afterwards."""
-    for command in (["umount", "-l"], ["fusermount3", "-u", "-z"]):
-        if is_mounted():
-            subprocess.run([*command, str(MOUNT)], capture_output=True, check=False)
+    for words in (["umount", "-l"], ["fusermount3", "-u", "-z"]):
+        if str(point) in points():
+            subprocess.run([*words, str(point)], capture_output=True, check=False)
+
+
+def take_away_mounts() -> None:
+    """Every mount of an interrupted run, and what its daemon needed."""
+    for point in points():
+        take_away(Path(point))
+    inside = f" {RUNTIME}/"
+    deadline = time.monotonic() + _LEAVING
+    while inside in Path("/proc/self/mountinfo").read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 # --- readers -----------------------------------------------------------------------------

@@ -8,9 +8,9 @@ first, since the others need what it published.
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from benchmarks import building, host, upkeep, web
+from benchmarks.figures import Measured, Row, microseconds, ratio, same_bytes, seconds_of
 from benchmarks.host import (
     ALL_PATHS,
     FILE_PATHS,
@@ -25,28 +25,6 @@ from benchmarks.host import (
     Cores,
     Walked,
 )
-
-
-class Measured(NamedTuple):
-    """A figure, and what it was made of."""
-
-    value: float
-    note: str = ""
-
-
-class Row(NamedTuple):
-    """What to measure and what to reach; ``unit`` is s, MiB, us or x (times the peer's)."""
-
-    name: str
-    what: str
-    target: float
-    unit: str
-    measure: Callable[[], Measured]
-
-
-def ratio(mine: float, peer: float, peer_name: str = "ext4") -> Measured:
-    return Measured(mine / peer, f"{mine:.3f} s; {peer_name} {peer:.3f} s")
-
 
 # --- publishing --------------------------------------------------------------------------
 
@@ -325,20 +303,6 @@ def read_ext4_cold() -> Walked:
     """Everything by 8 readers from the ordinary tree, page cache cold."""
     host.drop_caches()
     return host.walk("read", TREE, FILE_PATHS, readers=READERS)
-
-
-def same_bytes(mine: Walked, peer: Walked) -> None:
-    """A figure for other bytes than the peer's would mean nothing."""
-    if (mine.paths, mine.size) != (peer.paths, peer.size):
-        raise host.FailedError(f"read {mine.size} bytes where ext4 has {peer.size}")
-
-
-def microseconds(walked: Walked) -> float:
-    return walked.seconds * 1e6 / walked.paths
-
-
-def seconds_of(times: list[float]) -> str:
-    return ", ".join(f"{seconds:.2f} s" for seconds in times)
 
 
 def by_placement(measure: Callable[[Cores], Walked], more: str = "") -> Measured:

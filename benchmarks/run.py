@@ -11,8 +11,10 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks import host
-from benchmarks.rows import ROWS, Measured, Row
+from benchmarks import host, overlay, rows
+from benchmarks.figures import Measured, Row
+
+ROWS = rows.ROWS + overlay.ROWS
 
 
 class Outcome(NamedTuple):
@@ -88,13 +90,13 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="for a script")
     parser.add_argument("--list", action="store_true", help="the names of the rows")
     options = parser.parse_args()
-    rows = chosen(options.only)
+    wanted = chosen(options.only)
     if options.list:
-        print("\n".join(f"{row.name:16}{row.what}" for row in rows))
+        print("\n".join(f"{row.name:16}{row.what}" for row in wanted))
         return 0
     host.prepare()
     try:
-        outcomes = [measure(row) for row in rows]
+        outcomes = [measure(row) for row in wanted]
     finally:
         host.clear()
     print(as_json(outcomes) if options.json else markdown(outcomes))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 SEED = 20260714
 
-ENTRIES = 60_000
+ENTRIES, FEWER = 60_000, 30_000
 MEDIAN_SIZE, SPREAD, LARGEST = 3_500, 1.6, 8 << 20
 EMPTY, EQUAL, SYMLINK = 0.03, 0.05, 0.01  # shares of all files
 FILES_A_FOLDER = 14
@@ -45,19 +45,24 @@ def content(number: int, dice: random.Random, licence: bytes) -> bytes:
     return b"# %d\n" % number + dice.randbytes(size)
 
 
-def make_tree(root: Path) -> None:
+def make_tree(root: Path, entries: int = ENTRIES) -> None:
     """60,000 entries below a new directory, more than 50,000 of them files."""
     dice = random.Random(SEED)
-    places = folders(ENTRIES // (FILES_A_FOLDER + 1), dice)
+    places = folders(entries // (FILES_A_FOLDER + 1), dice)
     licence = dice.randbytes(11_358)
     for place in places:
         (root / place).mkdir(parents=True)
-    for number in range(ENTRIES - len(places)):
+    for number in range(entries - len(places)):
         where = root / dice.choice(places) / f"module_{number}{dice.choice(SUFFIXES)}"
         if dice.random() < SYMLINK:
             where.symlink_to("__init__.py")
         else:
             where.write_bytes(content(number, dice, licence))
+
+
+def make_small(root: Path) -> None:
+    """Half as many, 28,000 of them files."""
+    make_tree(root, FEWER)
 
 
 def make_large(root: Path) -> None:

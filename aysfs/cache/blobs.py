@@ -34,13 +34,15 @@ T = TypeVar("T")
 class Stored(NamedTuple):
     """An object as a scan finds it. ``arrived_ns`` is its ctime: nothing sets it back.
 
-    ``linked`` as long as an overlay may be about to open it.
+    ``linked`` as long as an overlay may be about to open it. ``stamped`` when it was verified and
+    not changed since.
     """
 
     arrived_ns: int
     size: int
     digest: Digest
     linked: bool = False
+    stamped: bool = True
 
 
 class Cache:
@@ -215,9 +217,9 @@ class Cache:
                         name = digests.from_hex(item.name)
                     except (FileNotFoundError, ValueError):
                         continue
-                    yield Stored(
-                        status.st_ctime_ns, status.st_size, name, linked=status.st_nlink > 1
-                    )
+                    size = status.st_size
+                    stamped = stamp.is_valid(status, size, name)
+                    yield Stored(status.st_ctime_ns, size, name, status.st_nlink > 1, stamped)
 
     def recount(self) -> None:
         """Count again what all objects take. Waits for the disk."""

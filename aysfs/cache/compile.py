@@ -8,7 +8,8 @@ from bisect import insort
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
-from aysfs.cache.images import CachedImage, Facts, ImageCache, ListKey, Owner, slashed
+from aysfs.cache.images import CachedImage, Facts, ImageCache, Owner, slashed
+from aysfs.cache.list_key import ListKey
 from aysfs.flist import FlistReader
 from aysfs.flist.entry import Entry
 from aysfs.flist.lineage import Resolve, host_id

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from aysfs.cache.blobs import enter, translated
+from aysfs.cache.list_key import ListKey
 from aysfs.errors import ImageDamaged
 from aysfs.flist.lineage import Resolve, host_id
 from aysfs.image import WRITER_VERSION, DigestIndex, ImageTree, write_image
@@ -42,13 +43,6 @@ _DAMAGE = (
     TypeError,
 )  # by accident or by a later version
 _SCRATCH = "tmp-"
-
-
-class ListKey(NamedTuple):
-    """A list, as far as its image depends on it: its bytes, and the time of what has none."""
-
-    sha256: str
-    mtime_ns: int
 
 
 class Owner(NamedTuple):

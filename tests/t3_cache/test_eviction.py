@@ -10,7 +10,7 @@ import pytest
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import make_room, shrink
-from aysfs.cache.recovery import flush, recover, scrub
+from aysfs.cache.recovery import flush, look_over, recover, scrub
 from aysfs.digest import Digest
 from aysfs.errors import NoSpace
 from aysfs.limits import Limits
@@ -223,4 +223,19 @@ def test_after_a_crash_what_was_not_flushed_is_hashed(tmp_path: Path) -> None:
     assert recover(cache, "boot-two") == 1
     assert cache.has(flushed, PAGE)
     assert not cache.has(torn, 4096)
+    cache.close()
+
+
+def test_what_has_no_stamp_is_hashed_and_what_is_wrong_put_aside(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(keep_free=0))
+    untouched, dated, altered = fill(cache, 3)
+    os.utime(cache.path(dated), ns=(0, 0))
+    os.chmod(cache.path(altered), 0o600)
+    Path(cache.path(altered)).write_bytes(bytes(PAGE - 1) + b"x")
+    assert {one.digest for one in cache.scan() if not one.stamped} == {dated, altered}
+    assert look_over(cache) == 1
+    assert cache.has(untouched, PAGE)
+    assert cache.has(dated, PAGE)
+    assert not os.path.exists(cache.path(altered))
+    assert look_over(cache) == 0
     cache.close()

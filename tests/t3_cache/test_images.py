@@ -16,7 +16,8 @@ import pytest
 from aysfs import digest
 from aysfs.cache import images as images_module
 from aysfs.cache.compile import WatchedReader, compile_list
-from aysfs.cache.images import CachedImage, Facts, ImageCache, ListKey, Owner
+from aysfs.cache.images import CachedImage, Facts, ImageCache, Owner
+from aysfs.cache.list_key import ListKey
 from aysfs.errors import BadList, CacheUnusable, ImageRefused, NoSpace, PathMissing
 from aysfs.flist import Entry, Kind
 from tests.trees import directory, regular, special, symlink, tree_of, written
@@ -394,3 +395,23 @@ def test_the_cache_of_another_user_is_refused(tmp_path: Path) -> None:
 def test_nothing_of_an_image_is_open_to_others(kept: Path) -> None:
     assert kept.stat().st_mode & 0o077 == 0
     assert kept.parent.stat().st_mode & 0o077 == 0
+
+
+def test_what_was_read_to_be_verified_is_not_kept_in_memory(images: ImageCache) -> None:
+    """A daemon holds the images of many mounts."""
+    many = (regular(BASE + b"/%06d" % at, b"%d" % at) for at in range(20_000))
+    compiled(images, data=written([directory(BASE), *many])).close()
+    found = images.find(KEY)
+    assert found is not None
+    size = found.path.stat().st_size
+    assert size > 2 << 20
+    assert resident(found.path) < size // 4
+    assert len(dict(found.tree().paths())) > 20_000
+    assert resident(found.path) > size // 2  # it is what is looked at
+    found.close()
+
+
+def resident(file: Path) -> int:
+    """Bytes of a mapped file that count as this process's memory."""
+    _, _, rest = Path("/proc/self/smaps").read_text().partition(f"{file}\n")
+    return next(int(line.split()[1]) for line in rest.splitlines() if line.startswith("Rss:")) << 10

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aysfs.cache.compile import compile_list
-from aysfs.cache.images import ImageCache, ListKey
+from aysfs.cache.images import ImageCache
+from aysfs.cache.list_key import ListKey
 from aysfs.errors import AysfsError
 
 

@@ -57,8 +57,9 @@ class Host:
         cache: Cache,
         layer: FaultLayer,
         nursery: trio.Nursery,
+        checked: trio.Event,
     ) -> None:
-        """``folder`` is the daemon's own."""
+        """``folder`` is the daemon's own. Nothing is mounted before the cache is ``checked``."""
         self.ended = trio.Event()
         """The last tree is gone. Nothing more is mounted: another daemon must be started."""
         self._cache = cache
@@ -70,7 +71,9 @@ class Host:
         self._lost: dict[str, str] = {}  # device -> mount point of trees whose daemon died
         self._kept: dict[str, int] = {}  # descriptors of some: nobody else is given their device
         self.sources = Sources(cache, nursery)
-        self.trees = Trees(folder, cache, layer, self.sources, nursery, self.end_if_empty)
+        self.trees = Trees(
+            folder, cache, layer, self.sources, nursery, empty=self.end_if_empty, checked=checked
+        )
 
     async def mount(self, options: MountOptions) -> None:
         """Mount what is asked for, and serve it until it is unmounted.

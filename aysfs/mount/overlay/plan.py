@@ -7,7 +7,7 @@ the store says by then.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from aysfs.cache.images import ListKey
+from aysfs.cache.list_key import ListKey
 from aysfs.mount.options import MountOptions, from_values
 
 

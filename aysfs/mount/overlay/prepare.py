@@ -16,7 +16,8 @@ from pathlib import Path
 
 import trio
 
-from aysfs.cache.images import CachedImage, ImageCache, ListKey
+from aysfs.cache.images import CachedImage, ImageCache
+from aysfs.cache.list_key import ListKey
 from aysfs.errors import BadConfig, CacheUnusable, ExitCode, MountFailed, PathMissing, StoreTrouble
 from aysfs.load import base_of, opened_lists, sha256_of
 from aysfs.mount.client import DaemonFailed

@@ -54,7 +54,6 @@ async def serve(options: HostOptions, ready: Callable[[], None]) -> None:
         wrong = await trio.to_thread.run_sync(recover, cache)
         if wrong:
             log.warning("%d cached blobs did not survive the last stop of this host", wrong)
-        await trio.to_thread.run_sync(look_over, cache)
         await _session(options, cache, ready)
         await flush_at_last(cache)
     finally:
@@ -68,8 +67,10 @@ async def _session(options: HostOptions, cache: Cache, ready: Callable[[], None]
     _mount(layer, folder)
     try:
         async with trio.open_nursery() as nursery:
-            host = Host(folder, cache, layer, nursery)
+            checked = trio.Event()
+            host = Host(folder, cache, layer, nursery, checked)
             for task in (
+                partial(_look_over, cache, checked),
                 partial(_begin, host, options, nursery, ready),
                 partial(_stop_on_signal, host, nursery),
                 partial(_expire, incoming),
@@ -85,6 +86,12 @@ async def _session(options: HostOptions, cache: Cache, ready: Callable[[], None]
     finally:
         pyfuse3.close(unmount=True)
         fault_point(folder).rmdir()
+
+
+async def _look_over(cache: Cache, checked: trio.Event) -> None:
+    """Check every stamp, for seconds in a large cache. Lists can be compiled meanwhile."""
+    await trio.to_thread.run_sync(look_over, cache)
+    checked.set()
 
 
 def _mount(layer: FaultLayer, folder: Path) -> None:

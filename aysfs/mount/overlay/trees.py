@@ -56,9 +56,14 @@ class Trees:
         layer: FaultLayer,
         sources: Sources,
         nursery: trio.Nursery,
+        *,
         empty: Callable[[], None],
+        checked: trio.Event,
     ) -> None:
-        """``folder`` is the daemon's own; ``empty`` is called when a tree is gone."""
+        """``folder`` is the daemon's own; ``empty`` is called when a tree is gone.
+
+        The kernel opens what is cached without asking: no tree before the cache is ``checked``.
+        """
         self.old: list[Tree] = []
         """Not mounted any more, and maybe held."""
         self._folder = folder
@@ -67,6 +72,7 @@ class Trees:
         self._sources = sources
         self._nursery = nursery
         self._empty = empty
+        self._checked = checked
 
     async def plant(self, plan: Plan, lists: OpenedLists, source: Source, *, again: bool) -> Tree:
         """Make the overlay of a plan and put it at its mount point.
@@ -80,6 +86,7 @@ class Trees:
         tree = Tree(plan, lists, slot, source, mark)
         self._nursery.start_soon(self._bury, tree)
         try:
+            await self._checked.wait()
             tree.device = await trio.to_thread.run_sync(self._put, tree, again)
         except BaseException:
             with trio.CancelScope(shield=True):

@@ -1,0 +1,10 @@
+"""By what the cache knows the image of a list. Imports nothing: every command asks for it."""
+
+from typing import NamedTuple
+
+
+class ListKey(NamedTuple):
+    """A list, as far as its image depends on it: its bytes, and the time of what has none."""
+
+    sha256: str
+    mtime_ns: int
