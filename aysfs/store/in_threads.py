@@ -60,7 +60,6 @@ class StoreInThreads:
         self._reader = reader
         self._writer = writer
         self._group = group
-        self.threads = threads
         self._limiter = trio.CapacityLimiter(threads)
 
     @property

@@ -3,12 +3,8 @@
 Serves the command line and configuration; owns the table of schemes. Opens no connection:
 a store that does not answer says so when it is asked. What is opened here is for reading; who
 writes, or looks after a store, has ``open_to_write``.
-
-The modules of stores that are no directory are imported when one is opened: their libraries take
-0.25 s of CPU and 26 MiB, and most hosts need one kind.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,12 +13,15 @@ from aysfs.errors import BadConfig
 from aysfs.store import layout
 from aysfs.store.chain import Chain, members
 from aysfs.store.directory import THREADS, DirectoryStore
+from aysfs.store.http import HttpStore
 from aysfs.store.http_address import SCHEMES as HTTP_SCHEMES
 from aysfs.store.http_address import HttpAddress, parse_http_address
-from aysfs.store.in_threads import StoreInThreads
+from aysfs.store.objects import ObjectsStore
 from aysfs.store.objects_address import SCHEMES as OBJECT_SCHEMES
 from aysfs.store.objects_address import parse_object_address
 from aysfs.store.protocol import Store
+from aysfs.store.ssh import THREADS as CHANNELS
+from aysfs.store.ssh import SshStore
 from aysfs.store.ssh_address import SCHEMES, SshCredentials, parse_address, without_password
 
 KNOWN = (
@@ -35,22 +34,12 @@ OpenHttp = Callable[[HttpAddress, str], Store]
 """Makes the store at an address, in a namespace."""
 
 
-def _kind(module: str, name: str) -> Callable[..., Store]:
-    """The class of a kind of store."""
-    made: Callable[..., Store] = getattr(importlib.import_module(f"aysfs.store.{module}"), name)
-    return made
-
-
-def _http(address: HttpAddress, namespace: str) -> Store:
-    return _kind("http", "HttpStore")(address, namespace)
-
-
 def open_stores(
     urls: Sequence[str],
     *,
     namespace: str = layout.DEFAULT_NAMESPACE,
     create: bool = False,
-    http: OpenHttp = _http,
+    http: OpenHttp = HttpStore,
 ) -> Store:
     """What these addresses are together: the one store, or a chain of them in this order."""
     stores = [open_store(url, namespace=namespace, create=create, http=http) for url in urls]
@@ -61,9 +50,7 @@ def side_by_side(store: Store) -> int:
     """How many blobs it gives at once. One more would wait for its turn inside of a store, and
     that looks like a store that gives nothing.
     """
-    return min(
-        one.threads if isinstance(one, StoreInThreads) else THREADS for one in members(store)
-    )
+    return min(CHANNELS if isinstance(one, SshStore) else THREADS for one in members(store))
 
 
 def open_store(
@@ -72,7 +59,7 @@ def open_store(
     namespace: str = layout.DEFAULT_NAMESPACE,
     create: bool = False,
     credentials: SshCredentials | None = None,
-    http: OpenHttp = _http,
+    http: OpenHttp = HttpStore,
 ) -> Store:
     """The store at this address. ``create`` lets a writer make a store that is not there yet.
 
@@ -84,12 +71,11 @@ def open_store(
         return DirectoryStore(Path(url).expanduser(), namespace, create=create)
     if url.partition("://")[0].lower() in SCHEMES:
         address = parse_address(url)
-        ssh = _kind("ssh", "SshStore")
-        return ssh(address, namespace, create=create, credentials=credentials)
+        return SshStore(address, namespace, create=create, credentials=credentials)
     if url.partition("://")[0].lower() in HTTP_SCHEMES:
         return http(parse_http_address(url), namespace)
     if url.partition("://")[0].lower() in OBJECT_SCHEMES:
-        return _kind("objects", "ObjectsStore")(parse_object_address(url), namespace)
+        return ObjectsStore(parse_object_address(url), namespace)
     parts = urlsplit(url)
     if parts.scheme != "file":
         raise BadConfig(f"no store can be opened at `{parts.scheme}://`", hint=f"known: {KNOWN}")
