@@ -134,15 +134,3 @@ def test_who_writes_has_the_api_of_our_server() -> None:
 def test_who_reads_does_not_import_the_client_of_the_api(module: str) -> None:
     code = f"import sys, {module}; sys.exit('httpx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_directory_needs_none_of_the_libraries_of_other_kinds(tmp_path: Path) -> None:
-    """They are most of the memory of a daemon and of the time that a command takes to start."""
-    code = (
-        "import sys; from aysfs.store.open import open_store; open_store(sys.argv[1]);"
-        " print({'paramiko', 'httpx', 'obstore', 'pycurl'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "set()\n"
