@@ -29,8 +29,8 @@ class NoAnswer(MountFailed):
     """A daemon that cannot be reached, or was lost before it answered."""
 
 
-class NobodyListens(NoAnswer):
-    """There is no daemon, or one that is just beginning or about to leave."""
+class Lost(NoAnswer):
+    """There is no daemon, or it is just beginning, or went away: another may be there soon."""
 
 
 def ask(
@@ -44,12 +44,16 @@ def ask(
             client.sendall(f"{operation} {argument}".strip().encode() + b"\n")
             with client.makefile("rb") as reader:
                 line = reader.readline(_LONGEST_LINE)
+    except ConnectionError as error:  # it left before it took the request, or was killed
+        raise Lost(f"the daemon does not answer ({error})") from error
     except OSError as error:
         raise NoAnswer(f"the daemon does not answer ({error})") from error
+    if not line.endswith(b"\n"):
+        raise Lost("the daemon did not finish its answer")
     try:
         answer = json.loads(line)
     except ValueError as error:
-        raise NoAnswer("the daemon did not finish its answer") from error
+        raise MountFailed("the daemon answered nonsense") from error
     if not isinstance(answer, dict):
         raise MountFailed("the daemon answered nonsense")
     if "failed" in answer:
@@ -66,5 +70,5 @@ def _connect(client: socket.socket, control: Path) -> None:
             client.connect(f"/proc/self/fd/{folder}/{control.name}")
         finally:
             os.close(folder)
-    except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise NobodyListens(f"the daemon does not answer ({error})") from error
+    except FileNotFoundError as error:
+        raise Lost(f"the daemon does not answer ({error})") from error

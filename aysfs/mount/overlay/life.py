@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from aysfs.errors import MountFailed
-from aysfs.mount.client import Answer, NoAnswer, NobodyListens, ask
+from aysfs.mount.client import Answer, Lost, ask
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.options import HostOptions, mount_namespace
 from aysfs.mount.overlay.plan import plan_from
@@ -51,12 +51,8 @@ def mount(options: MountOptions) -> int | None:
         started = _ensure(host) or started
         try:
             answer = ask(host.folder / "control", "mount", options.to_json(), patience=patience)
-        except NobodyListens:
+        except Lost:
             time.sleep(_LOOK_AGAIN)
-        except NoAnswer:
-            if is_served(host.folder):
-                raise
-            # It was killed.
         except KeyboardInterrupt:
             if started is not None:  # it drops the request with the connection, and leaves
                 _wait_for(partial(_has_ended, started))
