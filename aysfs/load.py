@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import trio
 
 from aysfs.cache.compile import compile_list
-from aysfs.cache.images import Facts, ImageCache, ListKey
+from aysfs.cache.images import ImageCache, ListKey
 from aysfs.errors import (
     BadConfig,
     BadList,
@@ -27,6 +27,7 @@ from aysfs.errors import (
     StoreTrouble,
 )
 from aysfs.flist import Entry, FlistReader, Header, find_entry
+from aysfs.image.facts import Facts
 from aysfs.names import ListRef, ServiceName
 from aysfs.store.protocol import OpenList, Store
 from aysfs.tree import Clash, Tree, TreeBuilder, TreeView, choose_base

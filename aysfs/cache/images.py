@@ -21,12 +21,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from aysfs.cache.blobs import enter, translated
 from aysfs.errors import ImageDamaged
 from aysfs.flist.lineage import Resolve, host_id
 from aysfs.image import WRITER_VERSION, DigestIndex, ImageTree, write_image
+from aysfs.image.facts import Facts, facts_from
 from aysfs.tree import Tree
 
 BOUND = 1 << 30
@@ -49,46 +50,6 @@ class ListKey(NamedTuple):
 
     sha256: str
     mtime_ns: int
-
-
-class Owner(NamedTuple):
-    """A name in a lineage list and what it meant on this host, None when it is unknown."""
-
-    what: Literal["user", "group"]
-    name: str
-    id: int | None
-
-
-class Facts(NamedTuple):
-    """What is known of a list that its image does not say. Paths are those of the list."""
-
-    base: bytes | None
-    """The base that the list names."""
-    trunk: bytes
-    """The deepest path that every entry is at, below, or a directory above of."""
-    above: tuple[bytes, ...]
-    """The entries above the trunk, the uppermost first."""
-    named: int
-    """Entries that a line names."""
-    implied: int
-    """Directories below ``/`` that no line names."""
-    owners: tuple[Owner, ...] = ()
-
-    @property
-    def common(self) -> bytes:
-        """The deepest path that every entry is at or below."""
-        return self.above[0] if self.above else self.trunk
-
-    def outside(self, base: bytes) -> int | None:
-        """Entries that are not at or below a base; None when they were not counted."""
-        if base != self.trunk and not self.trunk.startswith(slashed(base)):
-            return None
-        return sum(len(one) < len(base) for one in self.above)
-
-
-def slashed(directory: bytes) -> bytes:
-    """What the paths below a directory begin with."""
-    return directory.rstrip(b"/") + b"/"
 
 
 class CachedImage:
@@ -368,12 +329,7 @@ def _checksums(*files: BinaryIO) -> Checksums:
 
 def _encode(facts: Facts, checksums: Checksums) -> bytes:
     """Facts and checksums as JSON, behind a checksum of their own."""
-    paths = {
-        "base": None if facts.base is None else os.fsdecode(facts.base),
-        "trunk": os.fsdecode(facts.trunk),
-        "above": [os.fsdecode(one) for one in facts.above],
-    }
-    text = json.dumps(facts._asdict() | paths | {"checksums": checksums}).encode()
+    text = json.dumps(facts.to_values() | {"checksums": checksums}).encode()
     return b"%08x\n%b\n" % (zlib.crc32(text), text)
 
 
@@ -383,12 +339,4 @@ def _decode(data: bytes) -> tuple[Facts, Checksums]:
     if data != b"%08x\n%b\n" % (zlib.crc32(text), text):
         raise ImageDamaged("what is known of its list was altered")
     found = json.loads(text)
-    facts = Facts(
-        base=None if found["base"] is None else os.fsencode(found["base"]),
-        trunk=os.fsencode(found["trunk"]),
-        above=tuple(os.fsencode(one) for one in found["above"]),
-        named=found["named"],
-        implied=found["implied"],
-        owners=tuple(Owner(*one) for one in found["owners"]),
-    )
-    return facts, [(length, crc) for length, crc in found["checksums"]]
+    return facts_from(found), [(length, crc) for length, crc in found["checksums"]]

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import trio
 
-from aysfs.cache.images import CachedImage, Facts, ImageCache, ListKey
+from aysfs.cache.images import CachedImage, ImageCache, ListKey
 from aysfs.errors import BadConfig, CacheUnusable, ExitCode, MountFailed, PathMissing, StoreTrouble
+from aysfs.image.facts import Facts
 from aysfs.load import opened_lists, sha256_of
 from aysfs.mount.client import DaemonFailed
 from aysfs.mount.options import MountOptions
