@@ -24,7 +24,8 @@ from aysfs.errors import StoreTrouble
 from aysfs.names import ServiceName, parse_name
 from aysfs.publish import send
 from aysfs.publish.push import push
-from aysfs.publish.stream import TarTree, publish_list, put_missing
+from aysfs.publish.put import put_missing
+from aysfs.publish.stream import TarTree, publish_list
 from aysfs.store import claims
 from aysfs.store.claims import Claim
 from aysfs.store.directory import DirectoryStore
