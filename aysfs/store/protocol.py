@@ -63,6 +63,8 @@ class OpenList(NamedTuple):
     file: BinaryIO
     mtime_ns: int
     source: str  # names the list in messages
+    store: str = ""
+    """The label of the store of several that it came from; empty where there is but one."""
 
 
 class Stored(NamedTuple):

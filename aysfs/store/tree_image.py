@@ -152,7 +152,7 @@ def _part_values(part: Part) -> dict[str, object]:
 
 def _part(values: Mapping[str, Any]) -> Part:
     digest = Digest(bytes.fromhex(_matched(_MD5, values["md5"])))
-    return Part(digest, _matched(_SHA256, values["sha256"]), _number(values["size"]))
+    return Part(digest, _matched(_SHA256, values["sha256"]), _number(values["size"], 1))
 
 
 def _facts(values: Mapping[str, Any]) -> Facts:

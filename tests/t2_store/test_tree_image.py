@@ -94,6 +94,7 @@ PART = {"md5": "00" * 16, "sha256": "00" * 32, "size": 1}
         altered(writer=True),
         altered(image=None),
         altered(image=PART | {"size": -1}),
+        altered(image=PART | {"size": 0}),
         altered(image=PART | {"size": 1.5}),
         altered(image=PART | {"md5": "../../../../../../etc/passwd...."}),
         altered(image=PART, index=PART),
