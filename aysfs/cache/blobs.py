@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -21,6 +22,8 @@ from aysfs.errors import CacheUnusable, Corrupt, NoSpace
 from aysfs.limits import Limits
 
 _CHUNK = 1 << 20
+_SHARED = 512 << 10  # of so many bytes at once, hashing and writing have a thread each
+_writers = ThreadPoolExecutor(2, thread_name_prefix="cache-write")
 _NAME = 1 + 32  # bytes of a path that are its slash and its name
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _KEPT_IN_QUARANTINE = 16
@@ -286,13 +289,18 @@ class Insertion:
             self.progress += len(data)
             if self.progress > self._size:
                 raise Corrupt(f"blob {self._digest.hex()}: more than its {self._size} bytes")
-            self._hasher.update(data)
-            if self.progress == self._size:
-                self._verify()
             try:
-                _write_all(self._descriptor, data)
+                if len(data) < _SHARED:
+                    self._hasher.update(data)
+                    _write_all(self._descriptor, data)
+                else:
+                    written = _writers.submit(_write_all, self._descriptor, data)
+                    self._hasher.update(data)
+                    written.result()
             except OSError as error:
                 raise translated(error, self._cache.root) from error
+            if self.progress == self._size:
+                self._verify()
 
     def restart(self) -> None:
         """Begin again with the first byte."""

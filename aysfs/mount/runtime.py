@@ -198,10 +198,14 @@ def _take_lock(folder: Path, point: str) -> int | None:
 
     None means try again: the daemon before us removed it meanwhile, or somebody looks at it.
     """
-    folder.mkdir(mode=0o700, exist_ok=True)
     try:
+        folder.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
+        return None
+    except FileExistsError:  # it was there, and is no directory: or not there any more
+        if folder.is_file():
+            raise MountFailed(f"{folder} is not a directory") from None
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -50,7 +50,7 @@ def test_a_service_is_mounted_over_https(far: Host) -> None:
     try:
         assert contents(point) == contents(far.root / "tree")
         status = far.ok("status", "--json")
-        (mount,) = json.loads(status)
+        (mount,) = (one for one in json.loads(status) if one["point"] == str(point))
         assert mount["store"].startswith("https://aladdin@127.0.0.1:")
         shown = status + far.ok("status")
     finally:

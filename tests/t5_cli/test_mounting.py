@@ -23,7 +23,7 @@ def test_control_characters_of_names_are_shown_escaped(service: Host) -> None:
 def test_reload_says_when_xattrs_need_another_mount(service: Host) -> None:
     point = service.root / "mnt"
     point.mkdir()
-    service.ok("mount", "test", point)
+    service.ok("mount", "test", point, "--engine", "fuse")
     assert service.ok("reload", point).startswith("nothing has changed: ")
     try:
         os.getxattr(point / "data", "user.note")
@@ -104,3 +104,38 @@ def held_by_anybody(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_the_engine_is_chosen_or_asked_for_and_told(service: Host) -> None:
+    point = service.root / "mnt"
+    point.mkdir()
+    for asked, shown in (
+        ([], "engine overlay (this host can)"),
+        (["--engine", "auto"], "engine overlay (this host can)"),
+        (["--engine", "overlay"], "engine overlay (asked for)"),
+        (["--engine", "fuse"], "engine fuse (asked for)"),
+        (["-o", "sync"], "engine fuse (-o sync: not with the overlay engine)"),
+    ):
+        service.ok("mount", "test", point, *asked)
+        assert shown in service.ok("status")
+        assert (point / "data").read_bytes() == (service.root / "tree/data").read_bytes()
+        service.ok("umount", point)
+    refused = service.refused(11, "mount", "test", point, "--engine", "overlay", "-o", "sync")
+    assert refused == "-o sync: not with the overlay engine"
+    service.refused(11, "mount", "test", point, "--engine", "overlay", "--foreground")
+
+
+def test_a_mount_whose_daemon_was_killed_is_served_again_by_the_next_command(
+    service: Host,
+) -> None:
+    """Both the daemon and the process that looks after it."""
+    point = service.root / "mnt"
+    point.mkdir()
+    service.ok("mount", "test", point)
+    (mine,) = (one for one in json.loads(service.ok("status", "--json")) if "pid" in one)
+    supervisor = int(Path(f"/proc/{mine['pid']}/stat").read_text().rpartition(")")[2].split()[1])
+    for pid in (supervisor, mine["pid"]):
+        os.kill(pid, signal.SIGKILL)
+    assert f"{point}: jumpscale__test (serving)" in service.ok("status")
+    assert (point / "data").read_bytes() == (service.root / "tree/data").read_bytes()
+    service.ok("umount", point)

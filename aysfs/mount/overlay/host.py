@@ -236,6 +236,7 @@ class Host:
             "entries": tree.lists.entries,
             "size": tree.lists.size,
             "clashes": plan.clashes,
+            "outside_base": tree.lists.outside,
             "generations": 1 + sum(one.point == options.point for one in self.trees.old),
             "misses": counters.misses,
             "fetched_bytes": counters.fetched_bytes,

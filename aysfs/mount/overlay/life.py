@@ -6,8 +6,9 @@ Serves the commands.
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from aysfs.errors import MountFailed
@@ -51,9 +52,13 @@ def mount(options: MountOptions) -> int | None:
             if is_served(host.folder):
                 raise
             continue  # it was about to leave, or was killed
+        except KeyboardInterrupt:
+            if started is not None:  # it drops the request with the connection, and leaves
+                _wait_for(partial(_has_ended, started))
+            raise
         if "leaving" not in answer:
             return started
-        _wait_until_it_left(host)
+        _wait_for(lambda: not is_served(host.folder))
     raise MountFailed("no daemon stays alive long enough to mount", hint=f"see {host.log}")
 
 
@@ -97,9 +102,13 @@ def _ensure(host: HostOptions) -> int | None:
     return None
 
 
-def _wait_until_it_left(host: HostOptions) -> None:
+def _has_ended(child: int) -> bool:
+    return os.waitpid(child, os.WNOHANG) != (0, 0)
+
+
+def _wait_for(happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
-    while is_served(host.folder) and time.monotonic() < deadline:
+    while not happened() and time.monotonic() < deadline:
         time.sleep(0.01)
 
 

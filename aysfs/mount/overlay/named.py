@@ -40,6 +40,12 @@ class OpenedLists:
         return self._trees
 
     @property
+    def outside(self) -> int:
+        """Entries that lie outside their base and are not shown, as far as they were counted."""
+        pairs = zip(self._images, self._trees, strict=True)
+        return sum(image.facts.outside(tree.base) or 0 for image, tree in pairs)
+
+    @property
     def entries(self) -> int:
         """Entries of all lists."""
         return sum(len(tree) for tree in self._trees)

@@ -18,8 +18,7 @@ import trio
 
 from aysfs.cache.images import CachedImage, ImageCache, ListKey
 from aysfs.errors import BadConfig, CacheUnusable, ExitCode, MountFailed, PathMissing, StoreTrouble
-from aysfs.image.facts import Facts
-from aysfs.load import opened_lists, sha256_of
+from aysfs.load import base_of, opened_lists, sha256_of
 from aysfs.mount.client import DaemonFailed
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.clashing import Comparison
@@ -125,17 +124,9 @@ class _Found:
         return True
 
     def _choose(self, options: MountOptions) -> bytes:
-        """As ``choose_base``, from what is kept of a list."""
         assert self._image is not None
-        return _base_of(self._image.facts, options)
-
-
-def _base_of(facts: Facts, options: MountOptions) -> bytes:
-    given = facts.base if options.base is None else os.fsencode(options.base)
-    if given is not None:
-        return b"/" + given.strip(b"/")
-    point = os.fsencode(options.point)
-    return point if facts.common == point or facts.common.startswith(point + b"/") else b"/"
+        given = None if options.base is None else os.fsencode(options.base)
+        return base_of(self._image.facts, given, os.fsencode(options.point))
 
 
 async def _compile(work: Work) -> None:
