@@ -70,7 +70,8 @@ class CachedImage:
         self.facts = facts
         self.origin = origin
         self._image, self._mapped_index = image, index
-        self.index = DigestIndex(memoryview(index))
+        with memoryview(index) as view:
+            self.index = DigestIndex(view)
 
     def tree(self, base: bytes = b"/") -> ImageTree:
         """The tree below a directory of the list. It reads from what ``close`` lets go of.
