@@ -128,7 +128,7 @@ async def _view_of_service(
     store: Store, name: ServiceName, images: ImageCache, looking: "_Looking", patience: float
 ) -> Shown:
     """What the list of a service shows, through an image if one can be had."""
-    one = await store.open_list(name)
+    one = await _open_from(store, name)
     file = _Shared(one.file)
     try:
         info, size = await file.use(lambda: _info_and_size(one))
@@ -155,7 +155,7 @@ async def published_image(
     Of several stores none has a say in what the list of another shows.
     """
     try:
-        home = next(home for home in members(store) if one.store in ("", home.label))
+        home = next(home for home in members(store) if home.label == one.store)
         found = await read_image(home, name)
     except StoreTrouble as error:
         log.info("%s: whether it has an image is not known: %s", one.source, error)
@@ -199,7 +199,7 @@ async def opened_lists(
         found: list[OpenList | Path] = []
         for ref in refs:
             if isinstance(ref, ServiceName):
-                one = await store.open_list(ref)
+                one = await _open_from(store, ref)
                 files.callback(one.file.close)
                 found.append(one)
             else:
@@ -213,6 +213,12 @@ async def opened_lists(
 def _use(found: list[OpenList | Path], files: ExitStack, use: Callable[[list[OpenList]], T]) -> T:
     with files.pop_all() as owned:
         return use([_open(one, owned) if isinstance(one, Path) else one for one in found])
+
+
+async def _open_from(store: Store, name: ServiceName) -> OpenList:
+    """A store's list, and of which store it is."""
+    one = await store.open_list(name)
+    return one if one.store else one._replace(store=store.label)
 
 
 def _open(path: Path, files: ExitStack) -> OpenList:
@@ -272,7 +278,7 @@ def _find_image(
     one: OpenList, info: ListInfo, images: ImageCache, looking: _Looking
 ) -> Shown | None:
     """One list through an image of the cache: our own, or that which its store gave."""
-    origins = [OWN, origin_of(one.source)]
+    origins = [OWN, origin_of(one.source)] if one.store else [OWN]
     try:
         cached = images.find(ListKey(info.sha256, info.mtime_ns), origins=origins)
         return None if cached is None else _show(cached, info, looking)

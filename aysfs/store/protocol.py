@@ -64,7 +64,7 @@ class OpenList(NamedTuple):
     mtime_ns: int
     source: str  # names the list in messages
     store: str = ""
-    """The label of the store of several that it came from; empty where there is but one."""
+    """The label of the store that it came from; said where there are several to choose from."""
 
 
 class Stored(NamedTuple):
