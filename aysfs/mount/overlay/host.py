@@ -63,7 +63,7 @@ class Host:
         self._images = ImageCache(cache.root, report=log.warning)
         self._layer = layer
         self._nursery = nursery
-        self._begun = 0  # requests that may still become a tree
+        self._begun = 1  # what may still become a tree: requests, and at first what was lost
         self._mounts: dict[str, _Mount] = {}
         self._lost: dict[str, str] = {}  # device -> mount point of trees whose daemon died
         self.sources = Sources(cache, nursery)
@@ -89,6 +89,10 @@ class Host:
         plan = replace(plan, lost=(*plan.lost, lost.device))
         await self._begin(plan.options, plan)
         self._lost.update(dict.fromkeys(plan.lost, point))
+
+    def is_repaired(self) -> None:
+        """All that was lost was mounted again, or cannot be. One that cannot ends nothing."""
+        self._begun -= 1
 
     async def _begin(self, options: MountOptions, plan: Plan | None) -> None:
         if self.ended.is_set():
