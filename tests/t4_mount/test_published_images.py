@@ -5,6 +5,7 @@ that shows those has used the image.
 """
 
 import hashlib
+import json
 import os
 import signal
 import time
@@ -19,10 +20,14 @@ import trio
 from aysfs.cache.images import OWN, ImageCache
 from aysfs.errors import MountFailed
 from aysfs.flist.text import FlistReader, write_flist
+from aysfs.kernel.table import find_kernel_mount
+from aysfs.mount import life
 from aysfs.mount.client import NoAnswer
 from aysfs.mount.overlay import trust
+from aysfs.mount.overlay.life import host_of
 from aysfs.mount.overlay.named import open_lists
 from aysfs.mount.overlay.plan import ShownList
+from aysfs.mount.runtime import folder_of, is_served
 from aysfs.names import parse_name
 from aysfs.publish.image import add_image
 from tests.forging import forge_image
@@ -232,6 +237,31 @@ def test_the_last_gate_refuses_what_came_that_far(lying: Site) -> None:
         with pytest.raises(MountFailed, match="not trusted"):
             trust.check(opened.images, lying.options(**more))
     opened.close()
+
+
+@pytest.mark.parametrize("engine", ["overlay"])
+def test_what_died_with_trust_is_not_mounted_again_without(lying: Site) -> None:
+    """Of a plan that names a foreign image, and whose mount trusts nobody, comes no mount."""
+    lying.expected += ["cannot be mounted again: ", "not trusted for images"]
+    lying.mount(**trusting(lying))
+    [supervisor] = lying.children
+    for pid in (supervisor, lying.pid()):
+        os.kill(pid, signal.SIGKILL)
+    lying.children.remove(supervisor)
+    os.waitpid(supervisor, 0)
+    while is_served(host_of(lying.options()).folder):  # it is about to die
+        os.sched_yield()
+    record = folder_of(lying.root / "run", str(lying.point)) / "mount.json"
+    values = json.loads(record.read_text())
+    values["plan"]["options"]["trust_images"] = []
+    record.write_text(json.dumps(values))
+    dead = find_kernel_mount(str(lying.point))
+    lying.mount("test", point=lying.root / "mnt2")
+    assert "not trusted for images" in lying.logs()
+    assert find_kernel_mount(str(lying.point)) == dead
+    assert (lying.root / "mnt2/data").read_bytes() == GOOD
+    life.stop(lying.root / "run", lying.point, lazy=True)
+    lying.umount(lying.root / "mnt2")
 
 
 @every_engine
