@@ -74,5 +74,5 @@ def test_root_mounts_an_image_where_its_store_is_trusted(service: Host) -> None:
     service.ok("mount", "test", point, "--engine", "overlay", "--trust-images", store)
     service.ok("umount", point)
     assert list((service.root / "cache/images").glob("*-trusted-*"))
-    line = service.refused(2, "mount", "test", point, "--trust-images", "")
+    line = service.refused(11, "mount", "test", point, "--trust-images", "")
     assert line == "a store needs an address"
