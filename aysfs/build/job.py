@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
@@ -38,7 +39,9 @@ from aysfs.errors import AysfsError, BadRecipe, BuildFailed, ServerTrouble, Stor
 from aysfs.flist.entry import Entry, Header
 from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName
-from aysfs.publish.stream import TarTree, publish_list, put_missing
+from aysfs.publish.image import add_image
+from aysfs.publish.put import put_missing
+from aysfs.publish.stream import TarTree, publish_list
 from aysfs.store.claims import Claim
 from aysfs.store.protocol import BlobSource, Store
 
@@ -59,6 +62,7 @@ class Options:
     image_push: bool = False
     epoch: int | None = None  # SOURCE_DATE_EPOCH: no time in the list is later
     network: str | None = None
+    tree_image: bool = False  # published with the list
 
 
 class Built(NamedTuple):
@@ -146,6 +150,7 @@ class Job:
             record = None if options.force else self._unchanged(inputs)
             if record is not None:
                 log.note(f"{self._name}: nothing changed since it was built")
+                self._add_images()
                 log.nothing_was_built()
                 return Built(self._template, record, False, self._server, self._log)
             try:
@@ -172,7 +177,8 @@ class Job:
             if self._workshop.prove is not None:
                 self._workshop.prove(self._server, image, self._template, file, log, self._own)
         with log.step(f"publish {self._name}"):
-            self._await(publish_list, self._claims, self._name, header, entries)
+            publish = partial(publish_list, image=self._workshop.options.tree_image)
+            self._await(publish, self._claims, self._name, header, entries)
             self._await(self.let_go)
         record = Record(
             service=str(self._name),
@@ -268,6 +274,13 @@ class Job:
 
     def _put(self, batch: list[BlobSource]) -> None:
         self._await(put_missing, self._claims, batch)
+
+    def _add_images(self) -> None:
+        """What was built without an image gets one, where that is asked for."""
+        if self._workshop.options.tree_image:
+            add = partial(add_image, waiting=self._say)
+            for store in self._workshop.stores:
+                self._await(add, store, self._name)
 
     def _keep_log(self) -> None:
         """A copy in the stores. One that takes none has the build all the same."""

@@ -1,68 +1,14 @@
-"""From a list to its image in the cache: read once, and noted on the way what that tells.
+"""From a list to its image in the cache.
 
 Serves ``load`` and the overlay engine. Takes the memory of a tree while it works, and leaves none.
 """
 
-import os
-from bisect import insort
-from collections.abc import Iterator
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
-from aysfs.cache.images import CachedImage, Facts, ImageCache, Owner, slashed
+from aysfs.cache.images import CachedImage, ImageCache
 from aysfs.cache.list_key import ListKey
-from aysfs.flist import FlistReader
-from aysfs.flist.entry import Entry
 from aysfs.flist.lineage import Resolve, host_id
-from aysfs.tree import TreeBuilder
-
-
-class WatchedReader(FlistReader):
-    """A reader that notes where its list's entries are, and whom it names."""
-
-    def __init__(
-        self, file: BinaryIO, *, source: str, mtime_ns: int, resolve: Resolve = host_id
-    ) -> None:
-        self.trunk = b"/"
-        """The deepest path that every entry is at, below, or a directory above of."""
-        self.above: list[bytes] = []
-        """The entries above it, the uppermost first."""
-        self._known: dict[tuple[Literal["user", "group"], bytes], int | None] = {}
-        self._ask = resolve
-        super().__init__(file, source=source, mtime_ns=mtime_ns, resolve=self._resolve)
-
-    def __iter__(self) -> Iterator[Entry]:
-        entries = super().__iter__()
-        first = next(entries, None)
-        if first is None:
-            return
-        # While all entries are on one path, the trunk is the deepest of them.
-        self.trunk, inside, forked = first.path, slashed(first.path), False
-        yield first
-        for entry in entries:
-            path = entry.path
-            if not path.startswith(inside):
-                if self.trunk.startswith(slashed(path)):
-                    insort(self.above, path)
-                elif path != self.trunk:
-                    self.trunk, forked = os.path.commonpath([self.trunk, path]), True
-                    self.above = [one for one in self.above if len(one) < len(self.trunk)]
-                    inside = slashed(self.trunk)
-            elif not forked:
-                self.above.append(self.trunk)
-                self.trunk, inside = path, slashed(path)
-            yield entry
-
-    @property
-    def owners(self) -> tuple[Owner, ...]:
-        """The names that were looked up, and what they meant."""
-        return tuple(
-            Owner(what, os.fsdecode(name), id_) for (what, name), id_ in self._known.items()
-        )
-
-    def _resolve(self, what: Literal["user", "group"], name: bytes) -> int | None:
-        if (what, name) not in self._known:
-            self._known[what, name] = self._ask(what, name)
-        return self._known[what, name]
+from aysfs.image.compile import read_tree
 
 
 def compile_list(
@@ -72,17 +18,5 @@ def compile_list(
 
     Raises BadList, ImageRefused, and NoSpace or CacheUnusable when the image cannot be kept.
     """
-    builder = TreeBuilder(b"/")
-    reader = WatchedReader(file, source=source, mtime_ns=key.mtime_ns, resolve=resolve)
-    builder.add(reader, b"/", key.mtime_ns)
-    tree = builder.build()
-    facts = Facts(
-        base=reader.header.base,
-        trunk=reader.trunk,
-        above=tuple(reader.above),
-        named=builder.named,
-        implied=builder.implied,
-        owners=reader.owners,
-    )
-    del builder  # as large as the tree
+    tree, facts = read_tree(file, source, key.mtime_ns, resolve)
     return images.put(key, tree, facts)

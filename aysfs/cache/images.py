@@ -7,6 +7,10 @@ takes 0.03 s where it is in the page cache. An image that is not what was writte
 made again by whoever needs it. All methods wait for the disk.
 
 The checksum finds accidents. Whoever can write into the cache is its user.
+
+Where an image comes from is part of its place, its *origin*: one that was compiled here is never
+mistaken for one that a store gave, nor that of one store for that of another. An image that came
+from elsewhere may say anything.
 """
 
 import fcntl
@@ -17,17 +21,19 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO
 
 from aysfs.cache.blobs import enter, translated
-from aysfs.cache.list_key import ListKey
+from aysfs.cache.list_key import OWN, ListKey
 from aysfs.errors import ImageDamaged
 from aysfs.flist.lineage import Resolve, host_id
 from aysfs.image import WRITER_VERSION, DigestIndex, ImageTree, write_image
+from aysfs.image.facts import Facts, facts_from
 from aysfs.tree import Tree
 
 BOUND = 1 << 30
@@ -45,54 +51,18 @@ _DAMAGE = (
 _SCRATCH = "tmp-"
 
 
-class Owner(NamedTuple):
-    """A name in a lineage list and what it meant on this host, None when it is unknown."""
-
-    what: Literal["user", "group"]
-    name: str
-    id: int | None
-
-
-class Facts(NamedTuple):
-    """What is known of a list that its image does not say. Paths are those of the list."""
-
-    base: bytes | None
-    """The base that the list names."""
-    trunk: bytes
-    """The deepest path that every entry is at, below, or a directory above of."""
-    above: tuple[bytes, ...]
-    """The entries above the trunk, the uppermost first."""
-    named: int
-    """Entries that a line names."""
-    implied: int
-    """Directories below ``/`` that no line names."""
-    owners: tuple[Owner, ...] = ()
-
-    @property
-    def common(self) -> bytes:
-        """The deepest path that every entry is at or below."""
-        return self.above[0] if self.above else self.trunk
-
-    def outside(self, base: bytes) -> int | None:
-        """Entries that are not at or below a base; None when they were not counted."""
-        if base != self.trunk and not self.trunk.startswith(slashed(base)):
-            return None
-        return sum(len(one) < len(base) for one in self.above)
-
-
-def slashed(directory: bytes) -> bytes:
-    """What the paths below a directory begin with."""
-    return directory.rstrip(b"/") + b"/"
-
-
 class CachedImage:
     """An image and its index, verified, mapped and open. Close it, or take its tree."""
 
-    def __init__(self, folder: Path, facts: Facts, image: mmap.mmap, index: mmap.mmap) -> None:
+    def __init__(
+        self, folder: Path, origin: str, facts: Facts, image: mmap.mmap, index: mmap.mmap
+    ) -> None:
         self.path = folder / _IMAGE
         self.facts = facts
+        self.origin = origin
         self._image, self._mapped_index = image, index
-        self.index = DigestIndex(memoryview(index))
+        with memoryview(index) as view:
+            self.index = DigestIndex(view)
 
     def tree(self, base: bytes = b"/") -> ImageTree:
         """The tree below a directory of the list. It reads from what ``close`` lets go of.
@@ -117,6 +87,19 @@ class CachedImage:
         self._mapped_index.close()
 
 
+@dataclass(frozen=True)
+class NewImage:
+    """An image that is being written, in a folder that nobody finds."""
+
+    folder: Path
+    image: BinaryIO
+    index: BinaryIO
+    origin: str
+    place: Path
+    before: int | None
+    """What was in its place: what came there since is in use and stays."""
+
+
 class ImageCache:
     """The images of one cache directory."""
 
@@ -139,9 +122,18 @@ class ImageCache:
         except OSError as error:
             raise translated(error, root) from error
 
-    def find(self, key: ListKey, resolve: Resolve = host_id) -> CachedImage | None:
-        """The image of a list; None when there is none that is whole and right for this host."""
-        place = self._place(key)
+    def find(
+        self, key: ListKey, resolve: Resolve = host_id, *, origins: Sequence[str] = (OWN,)
+    ) -> CachedImage | None:
+        """The image of a list, of the first of these origins that has one.
+
+        None when there is none that is whole and right for this host.
+        """
+        found = (self._find(key, origin, resolve) for origin in origins)
+        return next((one for one in found if one is not None), None)
+
+    def _find(self, key: ListKey, origin: str, resolve: Resolve) -> CachedImage | None:
+        place = self._place(key, origin)
         while True:
             try:
                 descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -153,7 +145,7 @@ class ImageCache:
             except OSError as error:
                 raise translated(error, self.folder.parent) from error
             try:
-                cached = self._opened(place, descriptor)
+                cached = self._opened(place, descriptor, origin)
                 break
             except _DAMAGE as error:
                 if self._is_removed(place, os.fstat(descriptor)):
@@ -171,33 +163,62 @@ class ImageCache:
 
         ImageRefused when no image can hold it, NoSpace or CacheUnusable when it cannot be kept.
         """
-        place = self._place(key)
-        before = _identity(place)
+        with self.new(key, OWN) as new:
+            write_image(tree, new.image, new.index)
+            return self._finish(new, facts)
+
+    def take(self, new: NewImage, facts: Facts) -> CachedImage:
+        """Keep what was written into a ``new`` image, for those who ask for its origin.
+
+        ImageDamaged when it is none of this version; raises as ``put`` besides. What it says of
+        its list is not checked.
+        """
+        if new.origin == OWN:
+            raise ValueError("what was not compiled here is not our own")
+        return self._finish(new, facts, check=_check_whole)
+
+    @contextmanager
+    def new(self, key: ListKey, origin: str) -> Iterator[NewImage]:
+        """Two empty files for an image, gone afterwards unless it was kept.
+
+        NoSpace or CacheUnusable, also for an OSError of whoever writes into them.
+        """
+        place = self._place(key, origin)
         try:
-            with self._scratch() as scratch:
-                with (
-                    open(scratch / _IMAGE, "w+b") as image,
-                    open(scratch / _INDEX, "w+b") as index,
-                    open(scratch / _FACTS, "wb") as written,
-                ):
-                    write_image(tree, image, index)
-                    for file in (image, index):
-                        _to_disk(file)
-                    written.write(_encode(facts, _checksums(image, index)))
-                    _to_disk(written)
-                descriptor = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    cached = self._opened(place, descriptor)
-                finally:
-                    os.close(descriptor)
-                try:
-                    self._keep(scratch, place, before)
-                except OSError:
-                    cached.close()
-                    raise
-                return cached
+            before = _identity(place)
+            with (
+                self._scratch() as scratch,
+                open(scratch / _IMAGE, "w+b") as image,
+                open(scratch / _INDEX, "w+b") as index,
+            ):
+                yield NewImage(scratch, image, index, origin, place, before)
         except OSError as error:
             raise translated(error, self.folder.parent) from error
+
+    def _finish(
+        self,
+        new: NewImage,
+        facts: Facts,
+        check: Callable[[CachedImage], None] = lambda _image: None,
+    ) -> CachedImage:
+        """Make it durable, open it, and put it in its place."""
+        for file in (new.image, new.index):
+            _to_disk(file)
+        with open(new.folder / _FACTS, "wb") as written:
+            written.write(_encode(facts, _checksums(new.image, new.index)))
+            _to_disk(written)
+        descriptor = os.open(new.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            cached = self._opened(new.place, descriptor, new.origin)
+        finally:
+            os.close(descriptor)
+        try:
+            check(cached)
+            self._keep(new.folder, new.place, new.before)
+        except BaseException:
+            cached.close()
+            raise
+        return cached
 
     def stored(self) -> tuple[int, int]:
         """How many images there are, and their bytes."""
@@ -215,12 +236,13 @@ class ImageCache:
         folders = (one for one in self.folder.iterdir() if one.is_dir())
         return sorted(_used(one) for one in folders if not one.name.startswith(_SCRATCH))
 
-    def _place(self, key: ListKey) -> Path:
-        return self.folder / f"{key.sha256}-{key.mtime_ns:x}-{WRITER_VERSION}"
+    def _place(self, key: ListKey, origin: str) -> Path:
+        own = f"{key.sha256}-{key.mtime_ns:x}-{WRITER_VERSION}"
+        return self.folder / (own if origin == OWN else f"{own}-{origin}")
 
     # --- opening ---------------------------------------------------------------------------
 
-    def _opened(self, place: Path, descriptor: int) -> CachedImage:
+    def _opened(self, place: Path, descriptor: int, origin: str) -> CachedImage:
         """Raises one of ``_DAMAGE`` for what is not as it was written."""
         with _open_in(descriptor, _FACTS) as file:
             facts, checksums = _decode(file.read())
@@ -236,7 +258,7 @@ class ImageCache:
                     raise ImageDamaged(f"{name} was altered")
                 found.madvise(mmap.MADV_DONTNEED)  # all of it was read, little of it is needed
                 maps.append(found)
-            cached = CachedImage(place, facts, *maps)
+            cached = CachedImage(place, origin, facts, *maps)
             mapped.pop_all()
             return cached
 
@@ -313,6 +335,13 @@ class ImageCache:
                 total -= size
 
 
+def _check_whole(image: CachedImage) -> None:
+    """ImageDamaged unless both files are of this version, and of each other."""
+    image.index.verify()
+    if image.tree().uuid != image.index.uuid:
+        raise ImageDamaged("the digest index is that of another image")
+
+
 def _identity(place: Path) -> int | None:
     try:
         return place.stat().st_ino
@@ -362,12 +391,7 @@ def _checksums(*files: BinaryIO) -> Checksums:
 
 def _encode(facts: Facts, checksums: Checksums) -> bytes:
     """Facts and checksums as JSON, behind a checksum of their own."""
-    paths = {
-        "base": None if facts.base is None else os.fsdecode(facts.base),
-        "trunk": os.fsdecode(facts.trunk),
-        "above": [os.fsdecode(one) for one in facts.above],
-    }
-    text = json.dumps(facts._asdict() | paths | {"checksums": checksums}).encode()
+    text = json.dumps(facts.to_values() | {"checksums": checksums}).encode()
     return b"%08x\n%b\n" % (zlib.crc32(text), text)
 
 
@@ -377,12 +401,4 @@ def _decode(data: bytes) -> tuple[Facts, Checksums]:
     if data != b"%08x\n%b\n" % (zlib.crc32(text), text):
         raise ImageDamaged("what is known of its list was altered")
     found = json.loads(text)
-    facts = Facts(
-        base=None if found["base"] is None else os.fsencode(found["base"]),
-        trunk=os.fsencode(found["trunk"]),
-        above=tuple(os.fsencode(one) for one in found["above"]),
-        named=found["named"],
-        implied=found["implied"],
-        owners=tuple(Owner(*one) for one in found["owners"]),
-    )
-    return facts, [(length, crc) for length, crc in found["checksums"]]
+    return facts_from(found), [(length, crc) for length, crc in found["checksums"]]

@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+OWN = ""
+"""The origin of what was compiled here."""
+
 
 class ListKey(NamedTuple):
     """A list, as far as its image depends on it: its bytes, and the time of what has none."""

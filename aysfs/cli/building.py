@@ -21,6 +21,7 @@ from aysfs.sizes import size_text
 @click.option("--build", "image_build", is_flag=True, help="Build the image from its repository.")
 @click.option("--push", "image_push", is_flag=True, help="Push the image to its registry.")
 @click.option("--tag", help="Keep each SERVICE under this tag too, e.g. 1.2.")
+@click.option("--image", "tree_image", is_flag=True, help="Publish each list's tree image with it.")
 @click.option("--debug", is_flag=True, help="Keep the container of the build.")
 @click.option("--force", is_flag=True, help="Build although nothing changed.")
 @click.option("--no-verify", is_flag=True, help="Publish without a check in a container.")
@@ -41,6 +42,7 @@ def build_command(
     image_build: bool,
     image_push: bool,
     tag: str | None,
+    tree_image: bool,
     debug: bool,
     force: bool,
     no_verify: bool,
@@ -56,7 +58,7 @@ def build_command(
     """
     end_as_interrupted()
     settings = load_settings(stores, cache)
-    options = Options(force, debug, image_build, image_push, network=network)
+    options = Options(force, debug, image_build, image_push, network=network, tree_image=tree_image)
     request = BuildRequest(names, hosts, stores, templates, options, not no_verify, as_json, tag)
     report(build(settings, request), as_json=as_json)
 

@@ -47,6 +47,7 @@ class Settings:
     cache_size: int = Limits().size
     keep_free: int = Limits().keep_free
     deadline: float = DEADLINE
+    trust_images: tuple[str, ...] = field(default=(), repr=False)  # stores, as in `store`
     store_is_given: bool = False  # on the command line, where it may be mistyped
 
     @property
@@ -87,6 +88,7 @@ def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settin
         cache_size=_size(known, "cache_size"),
         keep_free=_size(known, "keep_free"),
         deadline=_seconds(known, "deadline"),
+        trust_images=_stores(known, "trust_images", at_least=0),
         store_is_given=bool(store),
     )
 
@@ -116,6 +118,7 @@ def _defaults() -> Known:
     values: dict[str, object] = {
         "namespace": "dedupe",
         "templates": "",
+        "trust_images": [],
         "default_domain": DEFAULT_DOMAIN,
         "cache_size": limits.size,
         "keep_free": limits.keep_free,
@@ -201,11 +204,15 @@ def _path(known: Known, name: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(_text(known, name))))
 
 
-def _stores(known: Known, name: str) -> tuple[str, ...]:
+def _stores(known: Known, name: str, *, at_least: int = 1) -> tuple[str, ...]:
     """A list of stores, or a text with `,` between them; in the order in which they are asked."""
     value, where = known[name]
     parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list) or not parts or not all(isinstance(p, str) for p in parts):
+    if (
+        not isinstance(parts, list)
+        or len(parts) < at_least
+        or not all(isinstance(p, str) for p in parts)
+    ):
         raise BadConfig(f"{where}: `{name}` must be a store or a list of them")
     if not all(parts):
         raise BadConfig(f"{where}: `{name}` names an empty store")

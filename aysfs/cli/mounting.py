@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from aysfs.cli.config import Settings, settings_options
+from aysfs.cli.config import Settings, settings_options, store_url
 from aysfs.errors import AysfsError, BadConfig, ExitCode, MountFailed
 from aysfs.mount import life
 from aysfs.mount.client import ask
@@ -40,6 +40,12 @@ _REFUSED = {"rw", "remount", "bind"}
 )
 @click.option("--foreground", "-f", is_flag=True, help="Serve in this process, log to stderr.")
 @click.option("--allow-other", is_flag=True, help="Let other users in (root: always so).")
+@click.option(
+    "--trust-images",
+    multiple=True,
+    metavar="URL",
+    help="A store whose tree images root may mount (AYSFS_TRUST_IMAGES); repeatable.",
+)
 @click.option("-o", "options", multiple=True, metavar="OPT[,OPT]", help="Mount options.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info"
@@ -52,6 +58,7 @@ def mount_command(
     engine: str,
     foreground: bool,
     allow_other: bool,
+    trust_images: tuple[str, ...],
     options: tuple[str, ...],
     log_level: str,
 ) -> None:
@@ -79,6 +86,7 @@ def mount_command(
         source=",".join(names),
         base=base,
         engine=engine,
+        trust_images=tuple(map(store_url, trust_images)) or settings.trust_images,
         allow_other=allow_other or allowed,
         fuse_options=fuse_options,
         deadline=settings.deadline,

@@ -30,6 +30,7 @@ from aysfs.store.open_to_write import open_stores
 from aysfs.store.protocol import Store
 from aysfs.upkeep.copy import CopyReport, copy, retag
 from aysfs.upkeep.info import info, read_lists
+from aysfs.upkeep.lists import remove_list
 
 # The commands of other modules, which are imported when they are run, or their help is shown.
 _ELSEWHERE = {"check": "checking", "gc": "checking", "passwd": "serving", "serve": "serving"}
@@ -86,6 +87,7 @@ def info_command(settings: Settings, as_json: bool) -> None:
         f"entries      {found.entries} in all lists, {size_text(found.listed_size)} of files"
     )
     click.echo(f"blobs        {found.blobs}, {size_text(found.size)}")
+    click.echo(f"images       of {found.images} lists, {size_text(found.images_size)}")
     click.echo(f"saved        {size_text(found.saved)} by deduplication")
     click.echo(f"nobody's     {found.unnamed} blobs, {size_text(found.unnamed_size)}")
     click.echo(f"leftovers    {found.leftovers} files, {size_text(found.leftovers_size)}")
@@ -102,7 +104,7 @@ def ls_command(settings: Settings, as_json: bool) -> None:
     with phases("store ls", number_text) as step:
         lists, unreadable = run_async(partial(with_store, settings, partial(read_lists, step=step)))
     if as_json:
-        rows = [one._asdict() | {"name": str(one.name)} for one in lists]
+        rows = [one._asdict() | {"name": str(one.name), "image": one.image_size} for one in lists]
         show_json({"lists": rows, "unreadable": unreadable})
         return
     width = max((len(str(one.name)) for one in lists), default=0)
@@ -192,7 +194,7 @@ def untag_command(settings: Settings, service: str) -> None:
     name = service_of(settings, service)
     if name.tag is None:
         raise BadName(f"`{name}` has no tag", hint="`aysfs store rm` removes a current list")
-    run_async(partial(with_stores, settings, lambda store: store.delete_list(name)))
+    run_async(partial(with_stores, settings, lambda store: remove_list(store, name)))
     click.echo(f"{name}: removed; its blobs stay until `aysfs store gc`")
 
 
@@ -213,7 +215,7 @@ async def _remove(store: Store, name: ServiceName) -> list[str]:
     """Remove a list; the tags that the service has besides."""
     tags = [one.tag for one in await store.lists() if one._replace(tag=None) == name and one.tag]
     try:
-        await store.delete_list(name)
+        await remove_list(store, name)
     except ListMissing as error:
         if tags:
             error.hint = f"it has the tags {', '.join(tags)}: `aysfs store untag` removes one"

@@ -79,6 +79,13 @@ class DigestIndex:
 
     def __init__(self, data: bytes | memoryview) -> None:
         self._data = memoryview(data).cast("B")
+        try:
+            self._check()
+        except ImageDamaged:
+            self.close()
+            raise
+
+    def _check(self) -> None:
         if len(self._data) < _HEADER.size:
             raise ImageDamaged("the digest index is cut off")
         magic, version, record, count, uuid, sha256 = _HEADER.unpack_from(self._data)

@@ -80,7 +80,7 @@ class ImageTree(TreeView):
             raise self._damage("its length is not that of any")
         found = erofs.SUPER.unpack_from(self._data, erofs.SUPER_AT)
         magic, checksum, compat, bits, slots, root = found[:6]
-        blocks, meta, xattr, _, volume, incompat = found[9:]
+        blocks, meta, xattr, self.uuid, volume, incompat = found[9:]
         seconds, nanoseconds = found[7:9]
         self._epoch = (seconds - (1 << 64) if seconds >> 63 else seconds) * _SECOND + nanoseconds
         if magic != erofs.MAGIC or volume.rstrip(b"\0") != VOLUME:

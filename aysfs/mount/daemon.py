@@ -176,7 +176,13 @@ async def _load(store: Store, options: MountOptions, images: ImageCache) -> Show
     with trio.move_on_after(options.deadline):
         point = os.fsencode(options.point)
         return await load_view(
-            store, options.refs, images, base=base, mount_point=point, compile_new=True
+            store,
+            options.refs,
+            images,
+            base=base,
+            mount_point=point,
+            compile_new=True,
+            patience=options.deadline / 2,
         )
     raise StoreTrouble(f"{store.label}: no list within {options.deadline:g} s")
 

@@ -24,6 +24,8 @@ class MountOptions:
     base: str | None = None
     engine: str = "fuse"
     why: str = "asked for"  # why this engine
+    # Stores whose images root's kernel may read; those of `store` that are among them count.
+    trust_images: tuple[str, ...] = field(default=(), repr=False)
     allow_other: bool = False
     fuse_options: tuple[str, ...] = ()
     deadline: float = DEADLINE
@@ -52,5 +54,6 @@ def from_json(text: str) -> MountOptions:
 
 def from_values(values: dict[str, Any]) -> MountOptions:
     """Options from plain values, lists for tuples."""
-    tuples = {name: tuple(values[name]) for name in ("services", "store", "fuse_options")}
+    names = ("services", "store", "fuse_options", "trust_images")
+    tuples = {name: tuple(values[name]) for name in names if name in values}
     return MountOptions(**(values | tuples))

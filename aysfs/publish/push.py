@@ -19,10 +19,12 @@ from aysfs.flist.entry import Entry, Header, Kind
 from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName, published_names
 from aysfs.publish.hash_cache import HashCache
+from aysfs.publish.image import newest, send_image, sha256_of
 from aysfs.publish.send import Progress, Sender, Sent
 from aysfs.publish.walk import FileKey, Found, walk
 from aysfs.store.claims import Claim, Waiting, unheard
 from aysfs.store.protocol import Store
+from aysfs.store.tree_image import keep_image
 
 
 class PushReport(NamedTuple):
@@ -36,6 +38,8 @@ class PushReport(NamedTuple):
     present_blobs: int
     list_bytes: int
     list_md5: Digest
+    image_bytes: int = 0
+    """Of the image and its index, 0 where none was asked for."""
 
 
 def no_progress(_sent: Sent) -> None:
@@ -49,6 +53,7 @@ async def push(
     *,
     base: bytes | None = None,
     tag: str | None = None,
+    image: bool = False,
     hash_cache: HashCache | None = None,
     progress: Progress = no_progress,
     waiting: Waiting = unheard,
@@ -56,6 +61,7 @@ async def push(
     """Publish the directory as ``name``, and under ``tag``. Paths in the list are below ``base``.
 
     Without a base it is the directory's own absolute path. The same tree gives the same list.
+    With ``image`` the tree image of the list goes into the store too.
     """
     names = published_names(name, tag)
     base = check_base(base) if base is not None else os.fsencode(os.path.abspath(directory))
@@ -69,9 +75,13 @@ async def push(
         if hash_cache is not None:
             await trio.to_thread.run_sync(hash_cache.save, abandon_on_cancel=True)
         chunks = list(write_flist(Header(2, base), _entries(found, sender.digests)))
+        sha256, new = sha256_of(chunks), None
+        if image:
+            new = await send_image([claim], chunks, sha256, newest(one.entry for one in found))
         for one in names:
+            await keep_image(claim, one, sha256, new)
             await claim.publish(one, chunks)
-    return _report(name, files, sender, chunks)
+    return _report(name, files, sender, chunks)._replace(image_bytes=new.size if new else 0)
 
 
 def check_base(base: bytes) -> bytes:

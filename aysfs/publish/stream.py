@@ -6,7 +6,7 @@ write to stores are asynchronous; all else blocks, and belongs into a worker thr
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from posixpath import dirname
 from typing import NamedTuple
 
@@ -21,11 +21,12 @@ from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName
 from aysfs.publish import tar
 from aysfs.publish.batches import HELD, Batches, Filling, Put
+from aysfs.publish.image import newest, send_image, sha256_of
 from aysfs.publish.links import FirstNames, is_kept, rdev
 from aysfs.publish.tar import BadTar, Member, Read, TarReader
 from aysfs.store.claims import Claim
 from aysfs.store.crew import side_by_side
-from aysfs.store.protocol import BlobSource
+from aysfs.store.tree_image import keep_image
 
 _KINDS = {
     tar.REGULAR: Kind.REGULAR,
@@ -203,22 +204,15 @@ def _text(path: bytes) -> str:
 # --- to stores, in the event loop --------------------------------------------------------
 
 
-async def put_missing(claims: Sequence[Claim], batch: Sequence[BlobSource]) -> None:
-    """Let every store have the blobs of a batch; each is sent only what it lacks."""
-    sizes = {one.digest: one.size for one in batch}
-
-    async def send(claim: Claim) -> None:
-        lacking = await claim.missing(sizes)
-        if lacking:
-            await claim.store.put_many([one for one in batch if one.digest in lacking])
-
-    await side_by_side(claims, send)
-
-
 async def publish_list(
-    claims: Sequence[Claim], name: ServiceName, header: Header, entries: Iterable[Entry]
+    claims: Sequence[Claim],
+    name: ServiceName,
+    header: Header,
+    entries: Sequence[Entry],
+    *,
+    image: bool = False,
 ) -> list[bytes]:
-    """Publish the list in every store; its bytes. All blobs must have been put before.
+    """Publish the list in every store, with its ``image``; its bytes. All blobs must be there.
 
     None gets it while one does not answer: a service without a blob asked for none until now.
     """
@@ -227,7 +221,10 @@ async def publish_list(
     except BadList as error:
         raise BuildFailed(f"what was built fits no list: {error}") from error
     await side_by_side(claims, _answers)
+    sha256 = sha256_of(chunks)
+    new = await send_image(claims, chunks, sha256, newest(entries)) if image else None
     for claim in claims:
+        await keep_image(claim, name, sha256, new)
         await claim.publish(name, chunks)
     return chunks
 

@@ -44,7 +44,8 @@ def _is_claim(request: Request) -> bool:
 
 
 def _to_read(request: Request) -> tuple[Right, ...]:
-    return EITHER if _is_claim(request) else READ
+    pushes = _is_claim(request) or layout.is_image_note(request.path_params["name"])
+    return EITHER if pushes else READ
 
 
 def _to_delete(request: Request) -> tuple[Right, ...]:

@@ -215,7 +215,7 @@ class Chain:
         """The first store's that has it. Trouble ends the search: it must not decide who wins."""
         for store in self.stores:
             try:
-                return await store.open_list(name)
+                return (await store.open_list(name))._replace(store=store.label)
             except ListMissing:
                 continue
             except StoreTrouble as error:

@@ -134,11 +134,16 @@ class Claim:
 
     async def publish(self, name: ServiceName, chunks: Iterable[bytes]) -> None:
         """Publish a list all of whose blobs were announced, and are there."""
-        await self._renew()
-        if self._lapsed:
-            await self._ask_again()
+        await self._be_sure()
         self._publishing = True
         await self.store.put_list(name, chunks)
+        self._publishing = False
+
+    async def keep_note(self, name: str, data: bytes) -> None:
+        """Write a note all of whose blobs were announced, and are there."""
+        await self._be_sure()
+        self._publishing = True
+        await self.store.write_note(name, data)
         self._publishing = False
 
     async def aclose(self) -> None:
@@ -173,6 +178,12 @@ class Claim:
             await self.store.write_note(self._name(number), PUSH_MAGIC + self._notes[number])
         if first == 0:
             self._fresh = now
+
+    async def _be_sure(self) -> None:
+        """Before anything names the blobs: nothing has taken them."""
+        await self._renew()
+        if self._lapsed:
+            await self._ask_again()
 
     async def _renew(self) -> bool:
         """P1 again for all, when it is due. Did that happen?"""

@@ -16,6 +16,7 @@ NOTE_LIMIT = 1 << 20
 """Bytes that a note may have: it is read into memory whole."""
 
 _SUFFIX = ".flist"
+_IMAGE = ".image"
 _CLAIM = r"\.gc|\.push-[0-9a-f-]{1,64}"
 _NOTE = re.compile(rf"{_CLAIM}|[a-z0-9@_-][a-z0-9.@_-]{{0,199}}")
 _BLOB = re.compile(r"[0-9a-f]{32}")
@@ -68,6 +69,16 @@ def is_note(file_name: str) -> bool:
 def is_claim(note: str) -> bool:
     """Whether a note is one by which pushes and a gc keep out of each other's way."""
     return re.fullmatch(_CLAIM, note) is not None
+
+
+def image_note(name: str) -> str:
+    """The note that tells of the tree image of a list, by the full name of the service."""
+    return f"{name}{_IMAGE}"
+
+
+def is_image_note(note: str) -> bool:
+    """Whether a note tells of a tree image. Who pushes must see what it replaces."""
+    return note.endswith(_IMAGE)
 
 
 def outlives_a_crash(note: str) -> bool:

@@ -63,6 +63,8 @@ class OpenList(NamedTuple):
     file: BinaryIO
     mtime_ns: int
     source: str  # names the list in messages
+    store: str = ""
+    """The label of the store that it came from; said where there are several to choose from."""
 
 
 class Stored(NamedTuple):

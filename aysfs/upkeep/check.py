@@ -20,6 +20,7 @@ from aysfs.flist.entry import Entry, Kind
 from aysfs.names import ServiceName
 from aysfs.store.crew import side_by_side
 from aysfs.store.protocol import Store
+from aysfs.store.tree_image import image_note
 from aysfs.upkeep.lists import LOST, Facts, Step, entries_of, foreign_lists, lost, read_list
 from aysfs.upkeep.packed import WITH_SIZE, Packed, Record, digest_of, pack, size_of
 
@@ -36,7 +37,7 @@ class Wrong(enum.StrEnum):
 
 
 class Hurt(NamedTuple):
-    """A path of a list whose blob is wrong."""
+    """A path of a list whose blob is wrong; for a blob of its image, the name of the note."""
 
     path: bytes
     digest: Digest
@@ -44,7 +45,7 @@ class Hurt(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """A list that cannot be served whole: how many of its files, and some of them."""
+    """A list that is not whole: how many of its files, the two of its image among them."""
 
     name: ServiceName
     files: int
@@ -168,11 +169,13 @@ class _Check:
         found = _Found(self._wrong)
         with opened.file:
             await trio.to_thread.run_sync(found.read, entries_of(opened))
+        found.read_image(facts)
         if not found.counts:
             return None
         missing = found.counts.get(Wrong.MISSING, 0)
         corrupt = sum(found.counts.values()) - missing
-        return Damage(facts.name, facts.files, missing, corrupt, found.hurt)
+        files = facts.files + len(facts.image)
+        return Damage(facts.name, files, missing, corrupt, found.hurt)
 
 
 class _Hashing:
@@ -202,11 +205,18 @@ class _Found:
     def read(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             if entry.kind is Kind.REGULAR:
-                wrong = self._wrong.get(pack(entry.digest, entry.size))
-                if wrong is not None:
-                    self.counts[wrong] += 1
-                    if len(self.hurt) < NAMED:
-                        self.hurt.append(Hurt(entry.path, entry.digest, wrong))
+                self._judge(entry.path, entry.digest, entry.size)
+
+    def read_image(self, facts: Facts) -> None:
+        for digest, size in facts.image:
+            self._judge(image_note(facts.name).encode(), digest, size)
+
+    def _judge(self, path: bytes, digest: Digest, size: int) -> None:
+        wrong = self._wrong.get(pack(digest, size))
+        if wrong is not None:
+            self.counts[wrong] += 1
+            if len(self.hurt) < NAMED:
+                self.hurt.append(Hurt(path, digest, wrong))
 
 
 def _with_one_size_each(records: set[Record]) -> Iterator[set[Record]]:

@@ -1,13 +1,14 @@
 """Lists and their blobs from one store into another: only what is missing, checked on the way.
 
 Serves ``aysfs store copy``. A copy is a push whose files are another store's: blobs first, then
-the list, byte for byte as it was. What was copied before an interruption is not copied again.
-One list that cannot be copied is told and does not keep the others; a store that does not answer
-ends it all.
+the list, byte for byte as it was, with its tree image where it has one. What was copied before
+an interruption is not copied again. One list that cannot be copied is told and does not keep the
+others; a store that does not answer ends it all.
 """
 
 import functools
 import itertools
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
@@ -16,13 +17,16 @@ import trio
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, BadList, Corrupt, Missing
+from aysfs.errors import AysfsError, BadList, BlobMissing, Corrupt, Missing
 from aysfs.flist.entry import Kind
 from aysfs.names import ServiceName
 from aysfs.store.claims import Claim, Waiting, unheard
 from aysfs.store.crew import side_by_side
 from aysfs.store.protocol import BlobSource, Held, OpenList, Store
-from aysfs.upkeep.lists import Step, entries_of
+from aysfs.store.tree_image import PublishedImage, keep_image
+from aysfs.upkeep.lists import Step, entries_of, image_of, sha256_of
+
+log = logging.getLogger(__name__)
 
 COPIERS = 8  # groups of blobs on their way at once
 
@@ -96,7 +100,21 @@ class _Copy:
             while some := await trio.to_thread.run_sync(_take, named):
                 await self._send(some)
             opened.file.seek(0)
+            sha256 = await trio.to_thread.run_sync(sha256_of, opened)
+            image = await self._send_image(name, sha256)
+            await keep_image(self._claim, target or name, sha256, image)
             await self._claim.publish(target or name, _chunks(opened.file))
+
+    async def _send_image(self, name: ServiceName, sha256: str) -> PublishedImage | None:
+        """Let the target have the list's image; a damaged one stays behind, for the list counts."""
+        image = await image_of(self._source, name, sha256)
+        if image is not None:
+            try:
+                await self._send(image.blobs)
+            except (BlobMissing, Corrupt) as error:
+                log.warning("%s: its image is not copied: %s", name, error)
+                return None
+        return image
 
     async def _send(self, blobs: dict[Digest, int]) -> None:
         """Announce these, and let the target have what it lacks of them."""

@@ -20,13 +20,16 @@ class Info(NamedTuple):
     """A store in numbers. Sizes are bytes.
 
     ``listed_size`` is what the files of all lists would take without deduplication, ``named_size``
-    what they take here, each blob once. ``unnamed`` is held, and no list names it.
+    what they take here, each blob once, with the tree images of ``images`` lists. ``unnamed`` is
+    held, and no list names it.
     """
 
     services: int
     tags: int
     entries: int
     listed_size: int
+    images: int
+    images_size: int
     named: int
     named_size: int
     blobs: int
@@ -42,7 +45,7 @@ class Info(NamedTuple):
     @property
     def saved(self) -> int:
         """Bytes that deduplication saved."""
-        return self.listed_size - self.named_size
+        return self.listed_size + self.images_size - self.named_size
 
 
 async def read_lists(
@@ -88,6 +91,8 @@ async def info(store: Store, *, step: Step = lambda *_: None) -> Info:
         tags=sum(one.name.tag is not None for one in lists),
         entries=sum(one.entries for one in lists),
         listed_size=sum(one.size for one in lists),
+        images=sum(bool(one.image) for one in lists),
+        images_size=sum(one.image_size for one in lists),
         named=named_count,
         named_size=named_size,
         blobs=blobs,

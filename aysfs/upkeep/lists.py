@@ -4,6 +4,7 @@ Serves all of upkeep. Owns the answer to "what does a list name": whoever delete
 copies asks here, so that none of them can forget a blob. Holds one entry at a time.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -16,9 +17,12 @@ from aysfs.flist.entry import Entry, Kind
 from aysfs.flist.text import FlistReader
 from aysfs.names import ServiceName
 from aysfs.store.protocol import OpenList, Store, Stray
+from aysfs.store.tree_image import PublishedImage, delete_image, read_image
 
 Take = Callable[[Digest, int], object]
 """Told every blob that a list names, digest and size; one that is named twice, twice."""
+
+_PIECE = 1 << 20
 
 LOST = "it is named, and is not there"
 
@@ -27,19 +31,55 @@ Step = Callable[[str, int, int], object]
 
 
 class Facts(NamedTuple):
-    """A list in numbers. ``size`` is that of its files, several names of one file counted once."""
+    """A list in numbers. ``size`` is that of its files, several names of one file counted once.
+
+    ``image`` are the blobs of its tree image, none where the store has no image of this very list.
+    """
 
     name: ServiceName
     entries: int
     files: int
     size: int
     mtime_ns: int
+    image: tuple[tuple[Digest, int], ...] = ()
+
+    @property
+    def image_size(self) -> int:
+        """Bytes of the image, index included."""
+        return sum(size for _, size in self.image)
 
 
 async def read_list(store: Store, name: ServiceName, take: Take) -> Facts:
-    """Read a list whole. BadList for the first thing in it that is wrong."""
+    """Read a list whole. BadList for the first thing in it that is wrong.
+
+    What the note of an image names counts as the list's. One that speaks of another list, or
+    cannot be read, names nothing: an image can be made again.
+    """
+    image = await read_image(store, name)
     opened = await store.open_list(name)
-    return await trio.to_thread.run_sync(_read, opened, name, take, abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(_read, opened, name, image, take, abandon_on_cancel=True)
+
+
+async def image_of(store: Store, name: ServiceName, sha256: str) -> PublishedImage | None:
+    """The image that a store has of this very list, of whatever version."""
+    found = await read_image(store, name)
+    return found if found is not None and found.list_sha256 == sha256 else None
+
+
+async def remove_list(store: Store, name: ServiceName) -> None:
+    """Have this list no more, nor a note of its image. ListMissing when it was not there."""
+    await store.delete_list(name)
+    await delete_image(store, name)
+
+
+def sha256_of(opened: OpenList) -> str:
+    """What a list is known by; it stands at its beginning before and after. Waits for the store."""
+    with _reading(opened):
+        hasher = hashlib.sha256()
+        while piece := opened.file.read(_PIECE):
+            hasher.update(piece)
+        opened.file.seek(0)
+        return hasher.hexdigest()
 
 
 async def lost(store: Store, absent: Collection[ServiceName]) -> list[ServiceName]:
@@ -50,9 +90,10 @@ async def lost(store: Store, absent: Collection[ServiceName]) -> list[ServiceNam
     return [name for name in await store.lists() if name in absent] if absent else []
 
 
-def _read(opened: OpenList, name: ServiceName, take: Take) -> Facts:
+def _read(opened: OpenList, name: ServiceName, image: PublishedImage | None, take: Take) -> Facts:
     entries = files = size = 0
     with opened.file:
+        ours = image is not None and sha256_of(opened) == image.list_sha256
         for entry in entries_of(opened):
             entries += 1
             if entry.kind is Kind.REGULAR:
@@ -60,7 +101,10 @@ def _read(opened: OpenList, name: ServiceName, take: Take) -> Facts:
                 if not entry.ext or entry.hardlink is None:
                     size += entry.size
                 take(entry.digest, entry.size)
-    return Facts(name, entries, files, size, opened.mtime_ns)
+    blobs = tuple(image.blobs.items()) if image is not None and ours else ()
+    for digest, its_size in blobs:
+        take(digest, its_size)
+    return Facts(name, entries, files, size, opened.mtime_ns, blobs)
 
 
 def entries_of(opened: OpenList) -> Iterator[Entry]:

@@ -15,11 +15,13 @@ import pytest
 
 from aysfs import digest
 from aysfs.cache import images as images_module
-from aysfs.cache.compile import WatchedReader, compile_list
-from aysfs.cache.images import CachedImage, Facts, ImageCache, Owner
+from aysfs.cache.compile import compile_list
+from aysfs.cache.images import CachedImage, ImageCache
 from aysfs.cache.list_key import ListKey
 from aysfs.errors import BadList, CacheUnusable, ImageRefused, NoSpace, PathMissing
 from aysfs.flist import Entry, Kind
+from aysfs.image.compile import WatchedReader
+from aysfs.image.facts import Facts, Owner
 from tests.trees import directory, regular, special, symlink, tree_of, written
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -19,7 +19,8 @@ from aysfs.errors import BuildFailed, StoreTrouble
 from aysfs.flist.entry import Entry, Header, Kind
 from aysfs.publish.batches import HELD
 from aysfs.publish.push import push
-from aysfs.publish.stream import TarTree, publish_list, put_missing
+from aysfs.publish.put import put_missing
+from aysfs.publish.stream import TarTree, publish_list
 from aysfs.publish.tar import TarReader
 from aysfs.store.claims import Claim
 from aysfs.store.faults import Counts, FailsAlways

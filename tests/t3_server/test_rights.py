@@ -68,6 +68,7 @@ TABLE: list[tuple[str, str, bytes | None, set[str]]] = [
     ("GET", "/dedupe/md/", None, {"read"}),
     ("GET", LIST, None, {"read"}),
     ("GET", "/dedupe/md/.gc", None, {"read", "write"}),
+    ("GET", "/dedupe/md/a__b.image", None, {"read", "write"}),
     ("GET", "/static/jsnet", None, {"read"}),
     ("GET", "/metrics", None, {"read"}),
     ("POST", "/store/dedupe", DATA, {"write"}),
@@ -86,11 +87,14 @@ TABLE: list[tuple[str, str, bytes | None, set[str]]] = [
 ]
 
 
+NOTES = ("/dedupe/md/note", "/dedupe/md/.gc", "/dedupe/md/a__b.image")
+
+
 def renew(server: StoreServer) -> None:
     """Have everything there that the requests are about."""
     everything = login(RIGHTS)
     ask(server, everything, "POST", f"/store/dedupe/{NAME}", DATA)
-    for path in (LIST, "/dedupe/md/note", "/dedupe/md/.gc", "/static/jsnet"):
+    for path in (LIST, *NOTES, "/static/jsnet"):
         assert ask(server, everything, "PUT", path, b"x").is_success
 
 

@@ -23,8 +23,10 @@ from aysfs import digest as digests
 from aysfs.errors import StoreTrouble
 from aysfs.names import ServiceName, parse_name
 from aysfs.publish import send
+from aysfs.publish.image import sha256_of
 from aysfs.publish.push import push
-from aysfs.publish.stream import TarTree, publish_list, put_missing
+from aysfs.publish.put import put_missing
+from aysfs.publish.stream import TarTree, publish_list
 from aysfs.store import claims
 from aysfs.store.claims import Claim
 from aysfs.store.directory import DirectoryStore
@@ -33,7 +35,9 @@ from aysfs.store.memory import MemoryStore
 from aysfs.store.open import open_store
 from aysfs.store.protocol import BlobSource, Store, Stored
 from aysfs.store.ssh_address import SshCredentials
+from aysfs.store.tree_image import read_image
 from aysfs.upkeep.check import check
+from aysfs.upkeep.copy import retag
 from aysfs.upkeep.gc import gc
 from tests.cancelling import threads_ended
 from tests.servers import Sshd
@@ -128,7 +132,7 @@ async def is_complete(store: MemoryStore, *names: ServiceName) -> None:
     report = await check(store, deep=True)
     assert report.damage == []
     assert report.unreadable == {}
-    assert store.noted == {}
+    assert all(name.endswith(".image") for name in store.noted)
 
 
 @pytest.fixture(scope="module")
@@ -205,13 +209,14 @@ def two_pushes_and_two_gcs(tree: Path) -> Callable[[Plan], Awaitable[int]]:
                     raise
 
         actors: list[Actor] = [
-            (turns[0], partial(push, tree, NAME, turns[0], base=b"/one", tag="1")),
+            (turns[0], partial(push, tree, NAME, turns[0], base=b"/one", tag="1", image=True)),
             (turns[1], partial(push, tree, NAME, turns[1], base=b"/two", tag="2")),
             (turns[2], partial(sweep, turns[2])),
             (turns[3], partial(sweep, turns[3])),
         ]
         steps = await play(actors, plan)
         await is_complete(store, NAME, NAME._replace(tag="1"), NAME._replace(tag="2"))
+        assert await has_image(store, NAME._replace(tag="1"))
         return steps
 
     return scene
@@ -221,6 +226,102 @@ def two_pushes_and_two_gcs(tree: Path) -> Callable[[Plan], Awaitable[int]]:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), max_size=30))
 def test_any_schedule_of_pushes_and_gcs(tree: Path, small_batches: None, plan: Plan) -> None:
     played(two_pushes_and_two_gcs(tree), plan)
+
+
+# --- images ------------------------------------------------------------------------------
+
+
+async def has_image(store: MemoryStore, name: ServiceName) -> bool:
+    """Whether the store has an image of this very list, both blobs and all."""
+    found = await read_image(store, name)
+    if found is None or sha256_of([store.published[name][0]]) != found.list_sha256:
+        return False
+    assert not await store.missing(found.blobs)
+    return True
+
+
+def every_cut(scene: Callable[[Plan], Awaitable[int]]) -> None:
+    """Of two actors, each is cut in two at every place, and the other does all its work there."""
+    total = played(scene, [])
+    for before in range(total + 1):
+        played(scene, [(0, before), (1, AT_ONCE)])
+        played(scene, [(1, before), (0, AT_ONCE)])
+
+
+def test_a_push_of_an_image_beside_a_gc(tree: Path, small_batches: None) -> None:
+    """The blobs of the image are there already, and nobody's."""
+    before = new_image_blobs(tree)
+
+    async def scene(plan: Plan) -> int:
+        store = new_store()
+        for data in before:
+            store.add(data)
+        pusher, sweeper = Turns(store), Turns(store)
+        actors: list[Actor] = [
+            (pusher, partial(push, tree, NAME, pusher, base=b"/top", image=True)),
+            (sweeper, gc_of(sweeper)),
+        ]
+        steps = await play(actors, plan)
+        await is_complete(store, NAME)
+        assert await has_image(store, NAME)
+        return steps
+
+    every_cut(scene)
+
+
+def new_image_blobs(tree: Path) -> list[bytes]:
+    async def blobs() -> list[bytes]:
+        store = MemoryStore()
+        await push(tree, NAME, store, base=b"/top", image=True)
+        found = await read_image(store, NAME)
+        assert found is not None
+        return [store.blobs[digest] for digest in found.blobs]
+
+    return trio.run(blobs)
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_a_list_that_comes_back_beside_a_gc(tree: Path, small_batches: None, image: bool) -> None:
+    """The note of its image was left by a writer that knows nothing of images."""
+
+    async def scene(plan: Plan) -> int:
+        store = new_store()
+        await push(tree, NAME, store, base=b"/old", image=True)
+        left = store.noted["a__b.image"]
+        await push(tree, NAME, store, base=b"/new")
+        store.noted["a__b.image"] = left
+        pusher, sweeper = Turns(store), Turns(store)
+        actors: list[Actor] = [
+            (pusher, partial(push, tree, NAME, pusher, base=b"/old", image=image)),
+            (sweeper, gc_of(sweeper)),
+        ]
+        steps = await play(actors, plan)
+        await is_complete(store, NAME)
+        assert await has_image(store, NAME) or not image
+        return steps
+
+    every_cut(scene)
+
+
+def test_a_tag_for_a_list_with_an_image_beside_a_gc(tree: Path, small_batches: None) -> None:
+    """While the tag is made, the current list goes on to a newer one."""
+
+    async def scene(plan: Plan) -> int:
+        store = new_store()
+        await push(tree, NAME, store, base=b"/old", image=True)
+        tagger, sweeper = Turns(store), Turns(store)
+
+        async def tag_and_go_on() -> None:
+            await retag(tagger, NAME, NAME._replace(tag="1"))
+            await push(tree, NAME, tagger, base=b"/new")
+
+        steps = await play([(tagger, tag_and_go_on), (sweeper, gc_of(sweeper))], plan)
+        await is_complete(store, NAME, NAME._replace(tag="1"))
+        assert await has_image(store, NAME._replace(tag="1"))
+        assert not await has_image(store, NAME)
+        return steps
+
+    every_cut(scene)
 
 
 def tar_of(*files: bytes) -> bytes:

@@ -7,6 +7,7 @@ from aysfs.store.claims import Claim
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.memory import MemoryStore
 from aysfs.upkeep.info import info, read_lists
+from aysfs.upkeep.lists import Facts
 from tests.t3_upkeep.test_gc import listed
 
 NAME, TAGGED = parse_name("a__b"), parse_name("a__b@1")
@@ -46,4 +47,4 @@ async def test_lists_have_entries_sizes_and_times() -> None:
     await store.put_list(NAME, [listed(b"a", b"bc")])
     [facts], unreadable = await read_lists(store)
     assert unreadable == {}
-    assert facts == (NAME, 2, 2, 3, 7)
+    assert facts == Facts(NAME, 2, 2, 3, 7)

@@ -17,6 +17,7 @@ from aysfs.image import ImageTree
 from aysfs.load import Shown, load_entry, load_tree, load_view
 from aysfs.names import ServiceName
 from aysfs.store.memory import MemoryStore
+from aysfs.store.protocol import Store
 from aysfs.tree import Node, Tree, TreeView
 from tests.trees import directory, lists, regular, special, symlink
 
@@ -56,8 +57,15 @@ def everything(view: TreeView) -> dict[bytes, tuple[object, ...]]:
     return {path: seen(node) for path, node in view.paths()}
 
 
-async def compiled(store: MemoryStore, images: ImageCache, **more: bytes | None) -> Shown:
-    return await load_view(store, [SERVICE], images, compile_new=True, **more)
+async def compiled(
+    store: Store,
+    images: ImageCache,
+    base: bytes | None = None,
+    mount_point: bytes | None = None,
+) -> Shown:
+    return await load_view(
+        store, [SERVICE], images, base=base, mount_point=mount_point, compile_new=True
+    )
 
 
 # --- when an image is used -------------------------------------------------------------------

@@ -90,6 +90,21 @@ def builds(host: Host, docker: Docker, image: str) -> Builds:
     return Builds(host, docker, image)
 
 
+def test_a_build_publishes_the_image_of_its_list_also_where_nothing_changed(
+    builds: Builds,
+) -> None:
+    builds.ok("--no-verify")
+    image = builds.host.root / f"store/dedupe/md/{builds.name}.image"
+    assert not image.exists()
+    assert "nothing changed" in builds.ok("--no-verify", "--image")
+    told = image.read_bytes()
+    builds.ok("--no-verify", "--image", "--force", SOURCE_DATE_EPOCH="1600000000")
+    assert image.read_bytes() != told
+    builds.host.ok("store", "check", "--deep")
+    builds.ok("--no-verify", "--force")
+    assert json.loads(image.read_bytes()) == {"version": 1}
+
+
 def test_a_build_is_verified_published_recorded_and_then_skipped(builds: Builds) -> None:
     first = builds.build()
     assert first.code == 0, first.err

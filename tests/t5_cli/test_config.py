@@ -237,3 +237,20 @@ def test_a_nul_is_part_of_no_address_and_no_path(files: Files, name: str) -> Non
     files.user.write_text(f'{name} = "a\\u0000b"\n')
     with pytest.raises(BadConfig, match=f"config.toml: `{name}` "):
         load_settings()
+
+
+def test_nobody_is_trusted_for_images_unless_it_is_said(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings().trust_images == ()
+    files.system.write_text("trust_images = ['https://a/b', 'relative']\n")
+    assert load_settings().trust_images == ("https://a/b", os.path.abspath("relative"))
+    files.user.write_text("trust_images = []\n")
+    assert load_settings().trust_images == ()
+    monkeypatch.setenv("AYSFS_TRUST_IMAGES", "/a,ssh://b/c")
+    assert load_settings().trust_images == ("/a", "ssh://b/c")
+    for wrong in ("true", "7", "['']", "[7]"):
+        monkeypatch.delenv("AYSFS_TRUST_IMAGES", raising=False)
+        files.user.write_text(f"trust_images = {wrong}\n")
+        with pytest.raises(BadConfig, match="trust_images"):
+            load_settings()

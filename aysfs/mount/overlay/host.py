@@ -66,7 +66,7 @@ class Host:
         self._images = ImageCache(cache.root, report=log.warning)
         self._layer = layer
         self._nursery = nursery
-        self._begun = 0  # requests that may still become a tree
+        self._begun = 1  # what may still become a tree: requests, and at first what was lost
         self._mounts: dict[str, _Mount] = {}
         self._lost: dict[str, str] = {}  # device -> mount point of trees whose daemon died
         self._kept: dict[str, int] = {}  # descriptors of some: nobody else is given their device
@@ -103,6 +103,10 @@ class Host:
         self._kept[lost.device] = kept
         if len(plan.lost) > 1:  # lost by daemons before the one before us: kept by nobody
             await self._held(point)
+
+    def is_repaired(self) -> None:
+        """All that was lost was mounted again, or cannot be. One that cannot ends nothing."""
+        self._begun -= 1
 
     async def _begin(self, options: MountOptions, plan: Plan | None) -> None:
         if self.ended.is_set():

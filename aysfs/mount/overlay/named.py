@@ -30,6 +30,11 @@ class OpenedLists:
         self._close.close()
 
     @property
+    def images(self) -> Sequence[CachedImage]:
+        """The images, in order."""
+        return self._images
+
+    @property
     def paths(self) -> list[Path]:
         """The files of the images."""
         return [image.path for image in self._images]
@@ -81,7 +86,7 @@ def open_lists(images: ImageCache, lists: Sequence[ShownList]) -> OpenedLists | 
     with ExitStack() as undo:
         found = []
         for one in lists:
-            image = images.find(one.key)
+            image = images.find(one.key, origins=[one.origin])
             if image is None:
                 return None
             undo.callback(image.close)

@@ -4,10 +4,10 @@ Written down beside the mount, so that a daemon that takes over shows the very s
 the store says by then.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aysfs.cache.list_key import ListKey
+from aysfs.cache.list_key import OWN, ListKey
 from aysfs.mount.options import MountOptions, from_values
 
 
@@ -19,6 +19,8 @@ class ShownList:
     sha256: str
     mtime_ns: int
     base: str  # the path of the list that the mount's root shows
+    origin: str = field(default=OWN, compare=False)
+    """Where the image comes from: the list is the same wherever that is."""
 
     @property
     def key(self) -> ListKey:

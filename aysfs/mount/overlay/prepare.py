@@ -1,6 +1,7 @@
 """From the names of lists to open tree images, for the daemon.
 
-A list that was compiled before is only hashed; another is compiled in a process of its own.
+A list that was compiled before is only hashed. Of another the image is taken from a store that is
+trusted for that, or compiled in a process of its own.
 """
 
 import json
@@ -22,11 +23,13 @@ from aysfs.errors import BadConfig, CacheUnusable, ExitCode, MountFailed, PathMi
 from aysfs.load import base_of, opened_lists, sha256_of
 from aysfs.mount.client import DaemonFailed
 from aysfs.mount.options import MountOptions
+from aysfs.mount.overlay import trust
 from aysfs.mount.overlay.clashing import Comparison
 from aysfs.mount.overlay.compile import Work
 from aysfs.mount.overlay.named import OpenedLists
 from aysfs.mount.overlay.options import mount_namespace
 from aysfs.mount.overlay.plan import Plan, ShownList
+from aysfs.names import ListRef, ServiceName
 from aysfs.store.protocol import OpenList, Store
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,7 @@ async def prepare(
         for one in found:
             undo.callback(one.close)
         for one in found:
-            await one.complete(images, Path(options.cache))
+            await one.complete(images, options)
         shown = [one for one in found if one.has_base(options)]
         if not shown:
             sources = ", ".join(one.source for one in found)
@@ -63,7 +66,10 @@ async def prepare(
 
 async def _find(store: Store, images: ImageCache, options: MountOptions) -> list["_Found"]:
     def look(lists: Sequence[OpenList]) -> list[_Found]:
-        return [_Found(one, images) for one in lists]
+        return [
+            _Found(one, ref, images, trust.origins(options))
+            for one, ref in zip(lists, options.refs, strict=True)
+        ]
 
     with trio.move_on_after(options.deadline):
         return await opened_lists(store, options.refs, look)
@@ -73,11 +79,14 @@ async def _find(store: Store, images: ImageCache, options: MountOptions) -> list
 class _Found:
     """A list, and its image, which may have to be made."""
 
-    def __init__(self, one: OpenList, images: ImageCache) -> None:
+    def __init__(
+        self, one: OpenList, ref: ListRef, images: ImageCache, origins: Sequence[str]
+    ) -> None:
         """Hash the list, and copy it when there is no image of it. Waits for the store."""
         self.source = one.source
+        self._ref = ref
         self._key = ListKey(sha256_of(one.file), one.mtime_ns)
-        self._image = images.find(self._key)
+        self._image = images.find(self._key, origins=origins)
         self._copy: Path | None = None
         if self._image is None:
             self._copy = images.folder / f"{secrets.token_hex(8)}.list"
@@ -98,11 +107,14 @@ class _Found:
         image, self._image = self._image, None
         return image
 
-    async def complete(self, images: ImageCache, cache: Path) -> None:
+    async def complete(self, images: ImageCache, options: MountOptions) -> None:
         """Have the image."""
-        if self._copy is not None:
+        if self._copy is not None and isinstance(self._ref, ServiceName):
+            size = self._copy.stat().st_size
+            self._image = await trust.take_trusted(images, self._key, size, self._ref, options)
+        if self._copy is not None and self._image is None:
             path = str(self._copy)
-            work = Work(str(cache), path, self.source, self._key.sha256, self._key.mtime_ns)
+            work = Work(options.cache, path, self.source, self._key.sha256, self._key.mtime_ns)
             await _compile(work)
             self._image = await trio.to_thread.run_sync(images.find, self._key)
         if self._image is None:
@@ -110,8 +122,9 @@ class _Found:
 
     def shown(self, options: MountOptions) -> ShownList:
         """The list as a plan has it."""
-        base = self._choose(options)
-        return ShownList(self.source, self._key.sha256, self._key.mtime_ns, os.fsdecode(base))
+        assert self._image is not None
+        base, origin = os.fsdecode(self._choose(options)), self._image.origin
+        return ShownList(self.source, self._key.sha256, self._key.mtime_ns, base, origin)
 
     def has_base(self, options: MountOptions) -> bool:
         """Whether the list has anything to show."""

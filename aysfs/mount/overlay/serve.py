@@ -120,6 +120,7 @@ async def _begin(
     except (trio.TooSlowError, OSError) as error:
         raise MountFailed(f"the fault layer at {point} does not answer: {error}") from error
     await _repair(host, options)
+    host.is_repaired()
     control = options.folder / "control"
 
     async def mount(argument: str) -> Answer:

@@ -20,6 +20,7 @@ from aysfs.mount.overlay.fault import FaultLayer, Slot
 from aysfs.mount.overlay.named import OpenedLists
 from aysfs.mount.overlay.plan import Plan
 from aysfs.mount.overlay.sources import Source, Sources
+from aysfs.mount.overlay.trust import check
 from aysfs.mount.runtime import is_ours
 
 _ASK_AGAIN = 2.0  # seconds after which the kernel is asked again whether a tree is still held
@@ -97,6 +98,7 @@ class Trees:
     def _put(self, tree: Tree, again: bool) -> str:
         """Mount a tree; its device. Waits for the kernel, and for answers of the fault layer."""
         options = tree.plan.options
+        check(tree.lists.images, options)
         get, eio = (str(fault_point(self._folder) / layer) for layer in tree.slot.layers)
         data = [f"{self._cache.root}/objects", get, f"{self._cache.root}/incoming", eio]
         bases = [os.fsencode(one.base) for one in tree.plan.lists]

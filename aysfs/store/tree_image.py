@@ -1,0 +1,174 @@
+"""Tree images that stores hold: the note beside a list that names one, and when it counts.
+
+Serves whoever publishes, looks after or uses them. Owns the note `<service>.image`
+(docs/format.md, "Published images"). An image is two ordinary blobs; what makes them somebody's
+is the note, and only while the list that it speaks of is the list under its name. What the note
+says of the image is the store's word: nobody here has compared it with the list.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from aysfs.digest import Digest
+from aysfs.errors import NoteMissing
+from aysfs.flist.rules import check_path
+from aysfs.image import WRITER_VERSION
+from aysfs.image.facts import Facts, facts_from
+from aysfs.names import ServiceName
+from aysfs.store import layout
+from aysfs.store.chain import members
+from aysfs.store.claims import Claim
+from aysfs.store.protocol import Store
+
+VERSION = 1
+
+_WITHDRAWN = b'{"version": 1}\n'
+_MD5 = re.compile(r"[0-9a-f]{32}").fullmatch
+_SHA256 = re.compile(r"[0-9a-f]{64}").fullmatch
+_LARGEST = 1 << 62
+
+
+class Part(NamedTuple):
+    """One of the two files of an image, as a blob."""
+
+    digest: Digest
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class PublishedImage:
+    """An image in a store, and the list that it was made of."""
+
+    list_sha256: str
+    mtime_ns: int
+    """What directories that no line of the list names are dated by."""
+    writer: int
+    image: Part
+    index: Part
+    facts: Facts
+
+    @property
+    def blobs(self) -> dict[Digest, int]:
+        """Digest and size of both files."""
+        return {one.digest: one.size for one in (self.image, self.index)}
+
+    @property
+    def size(self) -> int:
+        """Bytes of both files."""
+        return self.image.size + self.index.size
+
+    def to_json(self) -> bytes:
+        """The note. The same image gives the same bytes."""
+        values = {
+            "version": VERSION,
+            "list_sha256": self.list_sha256,
+            "mtime_ns": self.mtime_ns,
+            "writer": self.writer,
+            "image": _part_values(self.image),
+            "index": _part_values(self.index),
+            "facts": self.facts.to_values(),
+        }
+        return json.dumps(values, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def from_json(data: bytes) -> PublishedImage | None:
+    """What a note says; None for one that says nothing that is understood here."""
+    try:
+        values = json.loads(data)
+        if values["version"] != VERSION:
+            return None
+        found = PublishedImage(
+            list_sha256=_matched(_SHA256, values["list_sha256"]),
+            mtime_ns=_number(values["mtime_ns"], -_LARGEST),
+            writer=_number(values["writer"]),
+            image=_part(values["image"]),
+            index=_part(values["index"]),
+            facts=_facts(values["facts"]),
+        )
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        return None
+    # Sizes are taken for those of blobs, and one blob has one size.
+    same = found.image.digest == found.index.digest
+    return None if found.facts.owners or same else found
+
+
+def image_note(name: ServiceName) -> str:
+    """Where the image of a list is told of, among the notes of a store."""
+    return layout.image_note(str(name))
+
+
+async def read_image(store: Store, name: ServiceName) -> PublishedImage | None:
+    """The image that a store has of a list under this name, be it of another list than now."""
+    note = image_note(name)
+    if not layout.is_note(note):  # too long a name
+        return None
+    try:
+        return from_json(await store.read_note(note))
+    except NoteMissing:
+        return None
+
+
+def is_usable(found: PublishedImage, list_sha256: str) -> bool:
+    """Whether an image is of this list, and of the form that is written and read here."""
+    return found.list_sha256 == list_sha256 and found.writer == WRITER_VERSION
+
+
+async def keep_image(
+    claim: Claim, name: ServiceName, list_sha256: str, new: PublishedImage | None
+) -> None:
+    """What to do under a claim before a list is published: the note will speak of it or of none.
+
+    A ``new`` image must be there. Without one an image that was published with the very same list
+    stays as long as it is whole. Where the note speaks of any other list it is withdrawn: a gc
+    takes that list's image, and the list may come back.
+    """
+    if new is not None:
+        await claim.keep_note(image_note(name), new.to_json())
+        return
+    for store in members(claim.store):
+        found = await read_image(store, name)
+        if found is None:
+            continue
+        if found.list_sha256 != list_sha256 or await claim.missing(found.blobs):
+            await claim.keep_note(image_note(name), _WITHDRAWN)
+            return
+
+
+async def delete_image(store: Store, name: ServiceName) -> None:
+    """Have no note of an image under this name, after its list was deleted."""
+    note = image_note(name)
+    for one in members(store):
+        if await read_image(one, name) is not None:
+            await one.delete_note(note)
+
+
+def _part_values(part: Part) -> dict[str, object]:
+    return {"md5": part.digest.hex(), "sha256": part.sha256, "size": part.size}
+
+
+def _part(values: Mapping[str, Any]) -> Part:
+    digest = Digest(bytes.fromhex(_matched(_MD5, values["md5"])))
+    return Part(digest, _matched(_SHA256, values["sha256"]), _number(values["size"], 1))
+
+
+def _facts(values: Mapping[str, Any]) -> Facts:
+    facts = facts_from(values)
+    for path in (facts.base or b"/", facts.trunk, *facts.above):
+        check_path(path)
+    return facts
+
+
+def _matched(pattern: Any, value: object) -> str:
+    if not isinstance(value, str) or pattern(value) is None:
+        raise ValueError(value)
+    return value
+
+
+def _number(value: object, least: int = 0) -> int:
+    if type(value) is not int or not least <= value <= _LARGEST:
+        raise ValueError(value)
+    return value
