@@ -22,7 +22,7 @@ from aysfs.mount.overlay.life import repair
 from tests.t4_mount.conftest import PYTHON, Site, ended
 from tests.t4_mount.overlay_site import children, is_overlay, mounts_below, until, worker_of
 
-KILLS = int(os.environ.get("AYSFS_KILLS", "60"))
+KILLS = int(os.environ.get("AYSFS_KILLS", "40"))
 READERS = 4
 FILES = 400
 MOST_READS = 1500  # between two kills
