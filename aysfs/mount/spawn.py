@@ -6,11 +6,9 @@ JSON line to a descriptor that it is given: that it is ready, or why it never wi
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from aysfs.errors import MountFailed
@@ -24,13 +22,6 @@ def command_of(module: str, answer: int) -> list[str]:
     """The command line of a daemon that answers on this descriptor, -1 for nowhere."""
     # -P: a module in the working directory must not become part of a daemon.
     return [sys.executable, "-P", "-m", module, str(answer)]
-
-
-def allow_all_descriptors() -> None:
-    """Take all that this process may have: every open file of a mount may be one of a daemon's."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def start_daemon(

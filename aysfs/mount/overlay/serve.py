@@ -4,13 +4,11 @@ One nursery a lifetime: the fault layer's session, the control socket, and every
 mounting again what a daemon before it served and lost, and ends when nothing is mounted or held.
 """
 
-import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -33,8 +31,8 @@ from aysfs.mount.overlay.options import HostOptions, host_options_from, mount_na
 from aysfs.mount.overlay.plan import plan_from
 from aysfs.mount.overlay.scrub import scrub_slowly
 from aysfs.mount.overlay.trees import fault_point
+from aysfs.mount.process import be_daemon
 from aysfs.mount.runtime import HostClaim, is_mounted, records, sweep
-from aysfs.mount.spawn import allow_all_descriptors
 
 log = logging.getLogger(__name__)
 
@@ -214,31 +212,11 @@ def run(options: HostOptions, ready: Callable[[], None]) -> None:
 
 def main() -> int:
     """Serve until nothing is mounted; the exit code is that of the error, if any."""
-    answer = int(sys.argv[1])
-    allow_all_descriptors()
     told = sys.stdin.read()
     if not told:  # whoever started us was killed before a word
         return int(ExitCode.INTERRUPTED)
     options = host_options_from(told)
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-
-    def tell(line: dict[str, object]) -> None:
-        nonlocal answer
-        if answer >= 0:
-            with suppress(BrokenPipeError):  # our supervisor was killed; the mounts need us still
-                os.write(answer, json.dumps(line).encode() + b"\n")
-            os.close(answer)
-            answer = -1
-
-    try:
-        run(options, lambda: tell({"ready": True}))
-    except AysfsError as error:
-        log.error("%s", error)
-        tell({"failed": str(error), "code": int(error.code), "hint": error.hint})
-        return int(error.code)
-    return int(ExitCode.OK)
+    return be_daemon(options.log_level, partial(run, options))
 
 
 if __name__ == "__main__":
