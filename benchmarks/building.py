@@ -21,7 +21,8 @@ from aysfs.build.container import Container
 from aysfs.build.engine import Docker, Mounted
 from aysfs.errors import AysfsError
 from aysfs.names import parse_name
-from aysfs.publish.stream import TarTree, publish_list, put_missing
+from aysfs.publish.put import put_missing
+from aysfs.publish.stream import TarTree, publish_list
 from aysfs.store.claims import Claim
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.protocol import BlobSource
