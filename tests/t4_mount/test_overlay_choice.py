@@ -93,7 +93,7 @@ def test_a_host_without_dev_fuse(pushed: Site) -> None:
 
 def test_a_dev_fuse_that_is_none(pushed: Site) -> None:
     inside = ("unshare", "-m", "sh", "-c", 'mount --bind /dev/null /dev/fuse && exec "$@"', "sh")
-    pushed.expected += ["ERROR __main__", "fuse: mount failed"]
+    pushed.expected += ["ERROR aysfs:", "fuse: mount failed"]
     said = refused(pushed, "mount", "test", pushed.point, "--engine", "overlay", inside=inside)
     assert "the fault layer cannot be mounted at" in said
     assert os.listdir(pushed.root / "run") == []

@@ -170,7 +170,7 @@ def test_a_read_only_cache_is_said_before_the_mount(site: Site, tree: Path) -> N
     assert run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", cache).returncode == 0
     try:
         site.push(tree)
-        site.expected.append("ERROR __main__")
+        site.expected.append("ERROR aysfs:")
         site.point.mkdir()
         with pytest.raises(DaemonFailed, match="Read-only") as failed:
             overlay.mount(site.options())
