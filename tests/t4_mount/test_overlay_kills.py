@@ -111,7 +111,16 @@ class Reaper:
         if self._repairing is not None:
             self._repairing.result(60)
         repair(self._site.root / "run")
-        until(lambda: worker_of(self._site))
+        until(lambda: is_serving(self._site))
+
+
+def is_serving(site: Site) -> bool:
+    """Whether a daemon answers for the mount: one that is still mounting it again does not."""
+    try:
+        site.ask()
+    except MountFailed:
+        return False
+    return True
 
 
 def workers_of(supervisor: int) -> list[int]:
