@@ -85,7 +85,7 @@ def children(process: int, module: str) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            parent = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
             words = (folder / "cmdline").read_text(errors="replace").split("\0")
             if parent == str(process) and module in words:
                 found.append(int(folder.name))

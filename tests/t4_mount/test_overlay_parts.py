@@ -71,7 +71,7 @@ def test_who_has_it_in_a_mount_namespace_is_found_once(point: Path) -> None:
 
 def test_names_of_processes_that_mean_evil(point: Path) -> None:
     device = device_of(str(point))
-    script = "import ctypes; ctypes.CDLL(None).prctl(15, b'a) b\\n(c')\n" + HOLD
+    script = "import ctypes; ctypes.CDLL(None).prctl(15, b'a) b\\n(c\\xff')\n" + HOLD
     with started(PYTHON, "-c", script, "cwd", point) as holder:
         assert told(holder) == "here"
         mounts.detach(str(point))

@@ -34,7 +34,7 @@ def holders(devices: Collection[str]) -> list[Holder]:
         with suppress(OSError):  # it ended, or it is not ours to look at
             held = next((one for one in _held(folder, namespaces) if one[0] in devices), None)
             if held is not None:
-                name = (folder / "comm").read_text().strip()
+                name = (folder / "comm").read_text(errors="replace").strip()
                 found.append(Holder(held[0], int(folder.name), name, held[1]))
     return found
 
