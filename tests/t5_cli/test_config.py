@@ -87,12 +87,14 @@ def test_every_setting_has_its_environment_variable(
         "services": "/g",
         "builds": "/h",
         "templates": "/i:/j",
+        "trust_images": "/k,/l",
     }
     assert values.keys() == config.KEYS
     for name, value in values.items():
         monkeypatch.setenv(f"AYSFS_{name.upper()}", value)
     settings = load_settings()
     assert (settings.store, settings.namespace, settings.default_domain) == (("/a",), "e", "f")
+    assert settings.trust_images == ("/k", "/l")
     assert list(map(str, (settings.cache, settings.runtime, settings.logs))) == ["/b", "/c", "/d"]
     assert (settings.cache_size, settings.keep_free, settings.deadline) == (1024, 2, 3.0)
     assert (settings.services, settings.builds) == (Path("/g"), Path("/h"))
