@@ -1,8 +1,10 @@
 """A store, a cache and real mounts, each taken down and looked over afterwards."""
 
 import os
+import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -103,9 +105,15 @@ class Site:
             self._ended(pid)
 
     def daemon_has_left(self) -> None:
-        """The daemon of the overlay engine left after its last mount, and nothing of it."""
+        """The daemon of the overlay engine left after its last mount, and nothing of it.
+
+        It may take a while: a mount namespace that another test made meanwhile has our mounts.
+        """
         for supervisor in list(self.children):
             self._ended(supervisor)
+        end = time.monotonic() + 90  # of a daemon that a command started, and not we
+        while os.listdir(self.root / "run") and time.monotonic() < end:
+            select.select([], [], [], 0.02)
         assert os.listdir(self.root / "run") == []
         assert not [one for one in kernel_mounts() if one.point.startswith(f"{self.root}/run")]
 
