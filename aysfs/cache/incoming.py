@@ -32,11 +32,6 @@ class Incoming:
         # When each was made, the oldest first. A dict is slow to lose its first.
         self._made = OrderedDict.fromkeys(_found(f"{cache.root}/incoming"), now)
 
-    @property
-    def top(self) -> str:
-        """The folder, a data layer of the overlays."""
-        return f"{self._cache.root}/incoming"
-
     def link(self, digest: Digest) -> None:
         """Link a blob that is in the cache; FileNotFoundError when it is not there any more."""
         path = self._cache.arrival_path(digest)

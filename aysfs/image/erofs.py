@@ -69,11 +69,6 @@ FILE_TYPES = {
 }
 
 
-def inode_format(layout: int, *, extended: bool) -> int:
-    """The first field of an inode."""
-    return layout << 1 | extended
-
-
 def chunk_bits(size: int) -> int:
     """Bits above the block size of the chunks of a file: one covers it, up to MAX_CHUNK."""
     return min(CHUNK_BITS_MASK, max(0, (size - 1).bit_length() - BLOCK_BITS))

@@ -9,7 +9,6 @@ leaves nothing behind.
 """
 
 import ctypes
-import errno
 import os
 import struct
 from collections.abc import Sequence
@@ -22,10 +21,7 @@ NOSUID, NODEV, NOEXEC = 0x2, 0x4, 0x8
 _READ_ONLY = 0x1
 
 # asm-generic/unistd.h
-_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _FSPICK, _OPENAT2 = (
-    *(428, 429, 430, 431, 432, 433),
-    437,
-)
+_MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _FSPICK, _OPENAT2 = 429, 430, 431, 432, 433, 437
 # linux/mount.h
 _SET_FLAG, _SET_STRING, _CREATE, _RECONFIGURE = 0, 1, 6, 7
 _CLOEXEC = 1
@@ -137,11 +133,6 @@ def _call(what: str, number: int, *arguments: int | bytes | None) -> int:
     if result == -1:
         raise Refused(what, ctypes.get_errno())
     return result
-
-
-def is_unknown(error: Refused) -> bool:
-    """Whether the kernel has no such call or no such file system at all."""
-    return error.errno in (errno.ENOSYS, errno.ENODEV)
 
 
 def probe(kind: str) -> None:

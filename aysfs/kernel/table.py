@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -42,8 +43,8 @@ def find_kernel_mount(point: str) -> KernelMount | None:
     return found[-1] if found else None
 
 
-def device_of(path: str) -> str:
-    """The device of what is at a path, as the mount table writes it."""
+def device_of(path: str | Path | int) -> str:
+    """The device of what is at a path or open, as the mount table writes it."""
     number = os.stat(path).st_dev
     return f"{os.major(number)}:{os.minor(number)}"
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from aysfs.kernel.table import kernel_mounts
+from aysfs.kernel.table import device_of, kernel_mounts
 
 _PROC = Path("/proc")
 _MAPPED = re.compile(r"^\S+ \S+ \S+ ([0-9a-f]+):([0-9a-f]+) ", re.MULTILINE)
@@ -43,10 +43,10 @@ def _held(process: Path, namespaces: set[str]) -> Iterator[tuple[str, str]]:
     """Devices that a process uses, and how."""
     for how in ("root", "cwd"):
         with suppress(OSError):
-            yield _device(os.stat(process / how)), how
+            yield device_of(process / how), how
     for descriptor in os.listdir(process / "fd"):
         with suppress(OSError):
-            yield _device(os.stat(process / "fd" / descriptor)), "file"
+            yield device_of(process / "fd" / descriptor), "file"
     for major, minor in set(_MAPPED.findall((process / "maps").read_text(errors="replace"))):
         yield f"{int(major, 16)}:{int(minor, 16)}", "mapping"
     namespace = os.readlink(process / "ns/mnt")
@@ -54,7 +54,3 @@ def _held(process: Path, namespaces: set[str]) -> Iterator[tuple[str, str]]:
         namespaces.add(namespace)
         for mount in kernel_mounts(process.name):
             yield mount.device, "mount"
-
-
-def _device(status: os.stat_result) -> str:
-    return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"

@@ -14,7 +14,7 @@ import trio
 from aysfs.cache.blobs import Cache
 from aysfs.errors import BadConfig, MountFailed
 from aysfs.kernel import mounts
-from aysfs.kernel.table import find_kernel_mount
+from aysfs.kernel.table import device_of, find_kernel_mount
 from aysfs.mount.overlay import stack
 from aysfs.mount.overlay.fault import FaultLayer, Slot
 from aysfs.mount.overlay.named import OpenedLists
@@ -111,7 +111,7 @@ class Trees:
         finally:
             private.rmdir()
         try:
-            status = os.fstat(mount)
+            device = device_of(mount)
             if again:
                 _check_top(options.point)
                 stack.replace(mount, options.point)
@@ -119,7 +119,7 @@ class Trees:
                 mounts.attach(mount, options.point)
         finally:
             os.close(mount)
-        return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+        return device
 
     async def retire(self, tree: Tree) -> None:
         """A tree is not mounted any more: it goes when nobody holds it."""
