@@ -16,9 +16,10 @@ from typing import NamedTuple, TypeVar
 
 from aysfs import digest as digests
 from aysfs.cache import stamp
+from aysfs.cache.root import enter, translated
 from aysfs.cache.usage import Usage, on_disk
 from aysfs.digest import Digest
-from aysfs.errors import CacheUnusable, Corrupt, NoSpace
+from aysfs.errors import CacheUnusable, Corrupt
 from aysfs.limits import Limits
 
 _CHUNK = 1 << 20
@@ -359,34 +360,6 @@ class Insertion:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def enter(root: Path) -> None:
-    """Create the directories; refuse what is another user's or readable by others."""
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = os.stat(root)
-        if status.st_uid != os.geteuid():
-            raise CacheUnusable(
-                f"the cache {root} belongs to user {status.st_uid}",
-                hint="a cache serves one user: choose another with --cache",
-            )
-        if status.st_mode & 0o077:
-            if any(root.iterdir()) and not (root / "objects").is_dir():
-                raise CacheUnusable(
-                    f"{root} is open to others and no cache", hint="choose a directory of its own"
-                )
-            os.chmod(root, 0o700)
-        for name in ("objects", "tmp"):
-            (root / name).mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise CacheUnusable(f"the cache {root} cannot be used: {error.strerror}") from error
-
-
-def translated(error: OSError, root: Path) -> NoSpace | CacheUnusable:
-    if error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return NoSpace(f"the disk of the cache {root} is full")
-    return CacheUnusable(f"the cache {root} cannot be written: {error.strerror}")
 
 
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from aysfs.cache.blobs import Cache, Stored, in_page_cache, translated
+from aysfs.cache.blobs import Cache, Stored, in_page_cache
 from aysfs.cache.held import let_go
 from aysfs.cache.incoming import KEPT
+from aysfs.cache.root import translated
 from aysfs.cache.usage import on_disk
 from aysfs.errors import NoSpace
 

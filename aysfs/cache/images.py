@@ -28,8 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from aysfs.cache.blobs import enter, translated
 from aysfs.cache.list_key import OWN, ListKey
+from aysfs.cache.root import enter, translated
 from aysfs.errors import ImageDamaged
 from aysfs.flist.lineage import Resolve, host_id
 from aysfs.image import WRITER_VERSION, DigestIndex, ImageTree, write_image

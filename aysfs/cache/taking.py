@@ -12,9 +12,9 @@ from typing import BinaryIO
 import trio
 
 from aysfs import digest as digests
-from aysfs.cache.blobs import translated
 from aysfs.cache.images import CachedImage, ImageCache
 from aysfs.cache.list_key import ListKey
+from aysfs.cache.root import translated
 from aysfs.errors import AysfsError, Corrupt
 from aysfs.store.protocol import Store
 from aysfs.store.tree_image import Part, PublishedImage
