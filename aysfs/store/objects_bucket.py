@@ -19,7 +19,7 @@ from aysfs.errors import BadConfig, StoreTrouble
 from aysfs.store.http_request import NotThereError
 from aysfs.store.objects_address import AZURE, GCS, S3, ObjectAddress
 from aysfs.store.objects_config import Configured, configure, host_of
-from aysfs.store.objects_trouble import ERRORS, is_not_there, trouble
+from aysfs.store.objects_trouble import ERRORS, is_not_there, is_overtaken, trouble
 
 QUICK = 1 << 20  # up to so many bytes a request has to end within Bounds.quick
 PAGE = 1000  # objects in one answer to a listing
@@ -128,8 +128,10 @@ class Bucket:
     def put(self, path: str, data: bytes) -> None:
         """Keep an object in one request: it is there whole, or as it was."""
         client = self._quick if len(data) <= QUICK else self._long
-        with self._writing(path):
+        try:
             obstore.put(client, path, data, use_multipart=False)
+        except ERRORS as error:
+            self._unless_overtaken(path, error)
 
     def put_parts(self, path: str, size: int, pieces: Iterator[bytes]) -> None:
         """Keep a large object, part by part: it appears when ``pieces`` have ended well.
@@ -154,9 +156,9 @@ class Bucket:
         except Exception as error:
             if own:
                 raise own[0] from None
-            if isinstance(error, ERRORS):
-                raise self._trouble(path, error) from error
-            raise
+            if not isinstance(error, ERRORS):
+                raise
+            self._unless_overtaken(path, error)
 
     def list(self, path: str) -> Iterator[list[Found]]:
         """All objects below a path, in pages."""
@@ -229,11 +231,8 @@ class Bucket:
         self.below(path.rpartition("/")[0])  # raises where there is no bucket
         raise NotThereError(path)
 
-    @contextlib.contextmanager
-    def _writing(self, path: str) -> Iterator[None]:
-        try:
-            yield
-        except ERRORS as error:
+    def _unless_overtaken(self, path: str, error: Exception) -> None:
+        if not (is_overtaken(error) and self.head(path) is not None):
             raise self._trouble(path, error) from error
 
     def _client(self, configured: Configured, bounds: Bounds, timeout: float) -> Client:

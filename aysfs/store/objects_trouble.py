@@ -90,3 +90,13 @@ def trouble(where: str, error: Exception) -> StoreTrouble:
 def is_not_there(error: Exception) -> bool:
     """Whether a store said, definitely, that there is no such object; or no such bucket."""
     return isinstance(error, FileNotFoundError)
+
+
+def is_overtaken(error: Exception) -> bool:
+    """Whether a write was accepted and has no effect: somebody's newer one was there already.
+
+    Swift says so with 202 and no ETag (its proxy's ``PUT``, on a conflict of times); obstore has no
+    other word for it than the missing ETag. An error of S3's inside a 200 is another exception.
+    """
+    text = str(error)
+    return "ETag Header missing" in text or "missing field `ETag`" in text

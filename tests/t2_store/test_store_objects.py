@@ -10,6 +10,7 @@ import trio
 
 from aysfs import digest as digests
 from aysfs.errors import BadConfig, BlobMissing, Corrupt, ListMissing, NoteMissing, StoreTrouble
+from aysfs.store import layout
 from aysfs.store.objects import ObjectsStore
 from aysfs.store.objects_address import parse_object_address
 from aysfs.store.objects_bucket import PART, Bounds, Bucket
@@ -238,6 +239,17 @@ async def test_two_pushes_of_the_same_at_once_do_no_harm(bucket: str) -> None:
         assert await store.missing({one.digest: one.size for one in sources}) == set()
         assert await get(store, LARGE) == LARGE
         assert await store.lists() == [NAME]
+
+
+@pytest.mark.parametrize("data", [b"the same of both", LARGE], ids=["small", "in parts"])
+async def test_a_write_that_a_newer_one_overtook_is_a_write(
+    s3: Swift, bucket: str, data: bytes
+) -> None:
+    # Swift answers it with 202 and no ETag: what two pushes of the same at once may see.
+    s3.overtake(bucket, layout.blob("dedupe", digests.of(data)), data)
+    async with opened(bucket, Bounds()) as store:
+        await store.put_many([BlobSource.of(digests.of(data), data)])
+        assert await get(store, data) == data
 
 
 async def test_a_list_of_any_size_appears_at_once(s3: Swift, bucket: str) -> None:
