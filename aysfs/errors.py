@@ -186,6 +186,12 @@ class ImageDamaged(AysfsError):
     code = ExitCode.IMAGE
 
 
+class PackDamaged(AysfsError):
+    """A pack, its index or a frame in it that breaks its format."""
+
+    code = ExitCode.CORRUPT
+
+
 class ImageRefused(AysfsError):
     """A tree that no image can hold. The fuse engine shows it all the same."""
 
