@@ -23,7 +23,6 @@ SIDE_BY_SIDE = 4  # of the crew, or beside it: most of the crew is there for rea
 
 _SMALLEST, _LARGEST = 64 << 10, 4 << 20  # stored bytes of a request
 _SHORTEST = 0.010  # seconds of a request; a shorter one costs more than it is worth
-_GLANCE = 0.010  # seconds between two looks whether readers still wait
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds after trouble
 
 
@@ -99,8 +98,8 @@ class Ahead:
     ) -> None:
         while True:
             most = await self._pace.allow()
-            while number and self._polite and self._fetcher.is_pressed:
-                await trio.sleep(_GLANCE)
+            if number and self._polite:
+                await self._fetcher.calm()
             segment = course.next(most)  # what it plans is boarded before anybody else can run
             going.done = course.passed
             if segment is None:

@@ -122,10 +122,9 @@ class Fetcher:
         """Every flight."""
         return self._flights.told_of()
 
-    @property
-    def is_pressed(self) -> bool:
-        """Whether anybody waits for a blob that is not fetched ahead anyway."""
-        return self._flights.is_pressed
+    async def calm(self) -> None:
+        """Wait until nobody waits for a blob that is not fetched ahead anyway."""
+        await self._flights.calm()
 
 
 @asynccontextmanager

@@ -39,6 +39,17 @@ class InFlight(NamedTuple):
     waited: float
     why: object
 
+    def to_values(self) -> dict[str, object]:
+        """Plain values, for the answer to ``status``."""
+        return {
+            "md5": self.digest.hex(),
+            "size": self.size,
+            "here": self.here,
+            "waiting": self.waiting,
+            "waited": round(self.waited, 3),
+            "why": str(self.why),
+        }
+
 
 @dataclass
 class Counters:
@@ -121,6 +132,7 @@ class Flights:
         self._all: dict[tuple[Digest, int], Flight] = {}
         self._queue: deque[Flight] = deque()
         self._idle = trio.lowlevel.ParkingLot()  # who has nothing to fly
+        self._pressed = trio.lowlevel.ParkingLot()  # who makes way for readers
         self._ended = False
         self._fetched_before = 0
 
@@ -149,9 +161,13 @@ class Flights:
         flight.queued = False
         return flight
 
+    async def calm(self) -> None:
+        """Wait until nobody waits for a blob that is not fetched ahead anyway."""
+        while self._is_pressed:
+            await self._pressed.park()
+
     @property
-    def is_pressed(self) -> bool:
-        """Whether anybody waits for a blob that is not fetched ahead anyway."""
+    def _is_pressed(self) -> bool:
         return any(flight.is_asked_for and not flight.ahead for flight in self._all.values())
 
     def told_of(self) -> list[InFlight]:
@@ -249,6 +265,7 @@ class Flights:
     def _land(self, flight: Flight) -> None:
         del self._all[flight.digest, flight.size]
         flight.land()
+        self._pressed.unpark_all()
 
     def _over(self, digest: Digest) -> Stalled:
         return Stalled(f"blob {digest.hex()}: the fetch service has ended")

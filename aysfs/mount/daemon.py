@@ -94,10 +94,7 @@ class Daemon:
             "misses": fetches.misses,
             "fetched_bytes": fetches.fetched_bytes,
             "failures": fetches.failures,
-            "in_flight": [
-                {"md5": d.hex(), "size": s, "here": h, "waiting": w, "why": str(y)}
-                for d, s, h, w, y in self.fetcher.in_flight()
-            ],
+            "in_flight": [one.to_values() for one in self.fetcher.in_flight()],
             "pid": os.getpid(),
             "uptime": time.time() - self._started,
         }

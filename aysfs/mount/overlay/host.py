@@ -266,9 +266,9 @@ class Host:
             "failures": counters.failures,
             "refused": counters.refused,
             "in_flight": [
-                {"md5": d.hex(), "size": s, "here": h, "waiting": w, "why": str(y)}
-                for d, s, h, w, y in tree.source.fetcher.in_flight()
-                if isinstance(y, Why) and y.slot is tree.slot
+                one.to_values()
+                for one in tree.source.fetcher.in_flight()
+                if isinstance(one.why, Why) and one.why.slot is tree.slot
             ],
             "held": await self._held(options.point),
             "pid": os.getpid(),

@@ -1,0 +1,179 @@
+"""What a mount fetches before anybody asks: the packs of its services, from the first moment on.
+
+Serves both engines. The notes of the packs, and the start pack after them, are asked for while the
+list itself is still on its way; what they say counts from the moment in which the list turns out to
+be theirs, and ends with it if it does not. Nothing here can fail a mount.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+import trio
+
+from aysfs.cache.ahead import Ahead, Going
+from aysfs.cache.fetch import Fetcher
+from aysfs.digest import Digest
+from aysfs.errors import AysfsError, PackDamaged
+from aysfs.names import ListRef, ServiceName
+from aysfs.pack.format import count_of
+from aysfs.pack.index import PackIndex, PackInfo
+from aysfs.store.packs import PublishedPacks, read_packs
+from aysfs.store.protocol import Held, Store
+
+log = logging.getLogger(__name__)
+
+NONE, PROFILE, ALL = "none", "profile", "all"
+MODES = (NONE, PROFILE, ALL)
+
+Blobs = Callable[[], Iterator[tuple[Digest, int]]]
+"""Digest and size of each blob of what is mounted."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a mount turned out to show: the sha256 of each service's list, and all blobs."""
+
+    lists: dict[ServiceName, str]
+    blobs: Blobs
+
+
+@dataclass(eq=False)
+class _Service:
+    """One service of a mount, and the indexes that are planned with."""
+
+    name: ServiceName
+    indexes: list[PackIndex] = field(default_factory=list)
+
+
+class Prefetch:
+    """What one mount fetches ahead. ``run`` it beside everything else."""
+
+    def __init__(self, fetcher: Fetcher, store: Store, mode: str, rate: int | None) -> None:
+        """``mode`` is one of MODES; ``rate`` a bound in bytes a second."""
+        self._fetcher = fetcher
+        self._store = store
+        self._mode = mode
+        self._ahead = Ahead(fetcher, rate=rate)
+        self._shown: Shown | None = None
+        self._is_known = trio.Event()
+        self._going: list[Going] = []
+
+    def shows(self, shown: Shown) -> None:
+        """The lists are here. What is fetched for others ends."""
+        self._shown = shown
+        self._is_known.set()
+
+    def status(self) -> list[dict[str, object]]:
+        """What is fetched ahead, and how far it is."""
+        return [asdict(one) for one in self._going]
+
+    async def run(self, refs: Sequence[ListRef]) -> None:
+        """Fetch ahead, and let readers use the packs. Runs until cancelled."""
+        if self._mode == NONE:
+            return
+        services = [_Service(ref) for ref in refs if isinstance(ref, ServiceName)]
+        try:
+            async with trio.open_nursery() as nursery:
+                for service in services:
+                    nursery.start_soon(self._serve, service)
+            if self._mode == ALL:
+                await self._rest()
+            await trio.sleep_forever()
+        finally:
+            for service in services:
+                self._forget(service)
+
+    async def _serve(self, service: _Service) -> None:
+        """Use the packs of a service, and have fetched ahead what the mode wants, but for what fails.
+
+        Returns when that is done.
+        """
+        found = await self._note(service)
+        if found is None:
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._check, service, found, nursery.cancel_scope)
+            has_begun = await self._start(service, found, nursery)
+            index = await self._index(found)
+            if index is None:
+                return
+            self._add(service, index)
+            if index.has_start and not has_begun:
+                nursery.start_soon(self._follow, service, index, True)
+        if self._mode == ALL and index in service.indexes:
+            await self._follow(service, index, start_pack_only=False)
+
+    async def _note(self, service: _Service) -> PublishedPacks | None:
+        try:
+            return await read_packs(self._store, service.name)
+        except AysfsError as error:
+            log.info("%s: whether it has packs is not known: %s", service.name, error)
+            return None
+
+    async def _check(
+        self, service: _Service, found: PublishedPacks, everything: trio.CancelScope
+    ) -> None:
+        """End what was begun for another list than the one that is shown."""
+        await self._is_known.wait()
+        assert self._shown is not None
+        if self._shown.lists.get(service.name) != found.list_sha256:
+            log.info("%s: its packs are of another list", service.name)
+            self._forget(service)
+            everything.cancel()
+
+    async def _start(
+        self, service: _Service, found: PublishedPacks, nursery: trio.Nursery
+    ) -> bool:
+        """Follow the start pack by its own head, which is here sooner than the index of all."""
+        start = found.start
+        if start is None:
+            return False
+        head = Held()
+        try:
+            await self._store.get_range(start.digest, start.size, 0, start.head, head)
+            data = head.getvalue()
+            info = PackInfo(start.digest, start.size, 0, count_of(data))
+            index = PackIndex.of_pack(info, data)
+        except AysfsError as error:
+            log.info("%s: its start pack waits for the index: %s", service.name, error)
+            return False
+        self._add(service, index)
+        nursery.start_soon(self._follow, service, index, True)
+        return True
+
+    async def _index(self, found: PublishedPacks) -> PackIndex | None:
+        data = Held()
+        try:
+            await self._store.get(found.index.digest, found.index.size, data)
+            return await trio.to_thread.run_sync(PackIndex.decode, data.getvalue())
+        except PackDamaged as error:
+            log.warning("the index of packs %s: %s", found.index.digest.hex(), error)
+        except AysfsError as error:
+            log.info("no index of packs: %s", error)
+        return None
+
+    def _add(self, service: _Service, index: PackIndex) -> None:
+        service.indexes.append(index)
+        self._fetcher.crew.packs.add(index)
+
+    def _forget(self, service: _Service) -> None:
+        for index in service.indexes:
+            self._fetcher.crew.packs.remove(index)
+        service.indexes.clear()
+
+    async def _follow(self, service: _Service, index: PackIndex, start_pack_only: bool) -> None:
+        what = "start profile" if start_pack_only else "all of it"
+        crew = self._fetcher.crew
+        course = crew.packs.course(index, start_pack_only=start_pack_only, wanted=crew.is_wanted)
+        going = Going(f"{service.name}: {what}")
+        self._going.append(going)
+        await self._ahead.follow(course, going)
+
+    async def _rest(self) -> None:
+        """What is in no pack, or in one that could not be used."""
+        await self._is_known.wait()
+        assert self._shown is not None
+        going = Going("what is in no pack")
+        self._going.append(going)
+        await self._ahead.fetch_singly(self._shown.blobs(), going)
