@@ -6,20 +6,20 @@ be theirs, and ends with it if it does not. Nothing here can fail a mount.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 import trio
 
 from aysfs.cache.ahead import Ahead, Going
 from aysfs.cache.fetch import Fetcher
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, PackDamaged
+from aysfs.errors import AysfsError
 from aysfs.names import ListRef, ServiceName
-from aysfs.pack.format import count_of
-from aysfs.pack.index import PackIndex, PackInfo
-from aysfs.store.packs import PublishedPacks, read_packs
-from aysfs.store.protocol import Held, Store
+from aysfs.pack.index import PackIndex
+from aysfs.store.packs import PublishedPacks, read_index, read_packs
+from aysfs.store.protocol import Held
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +30,10 @@ Blobs = Callable[[], Iterator[tuple[Digest, int]]]
 """Digest and size of each blob of what is mounted."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What a mount turned out to show: the sha256 of each service's list, and all blobs."""
+class Shown(NamedTuple):
+    """What a mount turned out to show: the sha256 of its lists, and a way to all their blobs."""
 
-    lists: dict[ServiceName, str]
+    lists: Collection[str]
     blobs: Blobs
 
 
@@ -49,20 +48,24 @@ class _Service:
 class Prefetch:
     """What one mount fetches ahead. ``run`` it beside everything else."""
 
-    def __init__(self, fetcher: Fetcher, store: Store, mode: str, rate: int | None) -> None:
+    def __init__(self, fetcher: Fetcher, mode: str, rate: int | None) -> None:
         """``mode`` is one of MODES; ``rate`` a bound in bytes a second."""
         self._fetcher = fetcher
-        self._store = store
+        self._store = fetcher.store
         self._mode = mode
-        self._ahead = Ahead(fetcher, rate=rate)
+        self._rate = rate
         self._shown: Shown | None = None
         self._is_known = trio.Event()
+        self._round = trio.CancelScope()
         self._going: list[Going] = []
 
     def shows(self, shown: Shown) -> None:
-        """The lists are here. What is fetched for others ends."""
+        """The lists are here, or newer ones. What is fetched for others ends."""
+        is_news = self._shown is not None
         self._shown = shown
         self._is_known.set()
+        if is_news:
+            self._round.cancel()
 
     def status(self) -> list[dict[str, object]]:
         """What is fetched ahead, and how far it is."""
@@ -70,21 +73,25 @@ class Prefetch:
 
     async def run(self, refs: Sequence[ListRef]) -> None:
         """Fetch ahead, and let readers use the packs. Runs until cancelled."""
-        if self._mode == NONE:
-            return
-        services = [_Service(ref) for ref in refs if isinstance(ref, ServiceName)]
-        try:
-            async with trio.open_nursery() as nursery:
+        while self._mode != NONE:
+            services = [_Service(ref) for ref in refs if isinstance(ref, ServiceName)]
+            self._going.clear()
+            try:
+                with trio.CancelScope() as self._round:
+                    await self._run_round(services, Ahead(self._fetcher, rate=self._rate))
+            finally:
                 for service in services:
-                    nursery.start_soon(self._serve, service)
-            if self._mode == ALL:
-                await self._rest()
-            await trio.sleep_forever()
-        finally:
-            for service in services:
-                self._forget(service)
+                    self._forget(service)
 
-    async def _serve(self, service: _Service) -> None:
+    async def _run_round(self, services: Sequence[_Service], ahead: Ahead) -> None:
+        async with trio.open_nursery() as nursery:
+            for service in services:
+                nursery.start_soon(self._serve, service, ahead)
+        if self._mode == ALL:
+            await self._rest(ahead)
+        await trio.sleep_forever()
+
+    async def _serve(self, service: _Service, ahead: Ahead) -> None:
         """Use the packs of a service, and have fetched ahead what the mode wants, but for what fails.
 
         Returns when that is done.
@@ -94,15 +101,15 @@ class Prefetch:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._check, service, found, nursery.cancel_scope)
-            has_begun = await self._start(service, found, nursery)
-            index = await self._index(found)
+            has_begun = await self._start(service, found, ahead, nursery)
+            index = await self._index(service, found)
             if index is None:
                 return
             self._add(service, index)
             if index.has_start and not has_begun:
-                nursery.start_soon(self._follow, service, index, True)
+                nursery.start_soon(self._follow, service, index, ahead)
         if self._mode == ALL and index in service.indexes:
-            await self._follow(service, index, start_pack_only=False)
+            await self._follow(service, index, ahead, start_pack_only=False)
 
     async def _note(self, service: _Service) -> PublishedPacks | None:
         try:
@@ -117,13 +124,13 @@ class Prefetch:
         """End what was begun for another list than the one that is shown."""
         await self._is_known.wait()
         assert self._shown is not None
-        if self._shown.lists.get(service.name) != found.list_sha256:
+        if found.list_sha256 not in self._shown.lists:
             log.info("%s: its packs are of another list", service.name)
             self._forget(service)
             everything.cancel()
 
     async def _start(
-        self, service: _Service, found: PublishedPacks, nursery: trio.Nursery
+        self, service: _Service, found: PublishedPacks, ahead: Ahead, nursery: trio.Nursery
     ) -> bool:
         """Follow the start pack by its own head, which is here sooner than the index of all."""
         start = found.start
@@ -132,25 +139,19 @@ class Prefetch:
         head = Held()
         try:
             await self._store.get_range(start.digest, start.size, 0, start.head, head)
-            data = head.getvalue()
-            info = PackInfo(start.digest, start.size, 0, count_of(data))
-            index = PackIndex.of_pack(info, data)
+            index = PackIndex.of_pack(start.info, head.getvalue())
         except AysfsError as error:
             log.info("%s: its start pack waits for the index: %s", service.name, error)
             return False
         self._add(service, index)
-        nursery.start_soon(self._follow, service, index, True)
+        nursery.start_soon(self._follow, service, index, ahead)
         return True
 
-    async def _index(self, found: PublishedPacks) -> PackIndex | None:
-        data = Held()
+    async def _index(self, service: _Service, found: PublishedPacks) -> PackIndex | None:
         try:
-            await self._store.get(found.index.digest, found.index.size, data)
-            return await trio.to_thread.run_sync(PackIndex.decode, data.getvalue())
-        except PackDamaged as error:
-            log.warning("the index of packs %s: %s", found.index.digest.hex(), error)
+            return await read_index(self._store, found)
         except AysfsError as error:
-            log.info("no index of packs: %s", error)
+            log.warning("%s: its packs are not used: %s", service.name, error)
         return None
 
     def _add(self, service: _Service, index: PackIndex) -> None:
@@ -162,18 +163,26 @@ class Prefetch:
             self._fetcher.crew.packs.remove(index)
         service.indexes.clear()
 
-    async def _follow(self, service: _Service, index: PackIndex, start_pack_only: bool) -> None:
+    async def _follow(
+        self,
+        service: _Service,
+        index: PackIndex,
+        ahead: Ahead,
+        *,
+        start_pack_only: bool = True,
+    ) -> None:
         what = "start profile" if start_pack_only else "all of it"
         crew = self._fetcher.crew
         course = crew.packs.course(index, start_pack_only=start_pack_only, wanted=crew.is_wanted)
-        going = Going(f"{service.name}: {what}")
-        self._going.append(going)
-        await self._ahead.follow(course, going)
+        await ahead.follow(course, self._told(f"{service.name}: {what}"))
 
-    async def _rest(self) -> None:
+    async def _rest(self, ahead: Ahead) -> None:
         """What is in no pack, or in one that could not be used."""
         await self._is_known.wait()
         assert self._shown is not None
-        going = Going("what is in no pack")
+        await ahead.fetch_singly(self._shown.blobs(), self._told("what is in no pack"))
+
+    def _told(self, what: str) -> Going:
+        going = Going(what)
         self._going.append(going)
-        await self._ahead.fetch_singly(self._shown.blobs(), going)
+        return going
