@@ -158,6 +158,12 @@ class StoreTrouble(AysfsError):
     code = ExitCode.STORE
 
 
+class NoRanges(AysfsError):
+    """A store answered, and gives no parts of a blob: all of it can be asked for."""
+
+    code = ExitCode.STORE
+
+
 class Stalled(StoreTrouble):
     """No byte arrived within the fetch deadline."""
 

@@ -5,6 +5,7 @@ send them: ranges, validators, sizes. Nothing is judged here: the receiver verif
 """
 
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
 from typing import TypeVar
@@ -23,11 +24,14 @@ from aysfs.server.service import Service
 from aysfs.server.upstream import Upstream
 from aysfs.store import layout
 from aysfs.store.frames import FRAME_LIMIT
+from aysfs.store.protocol import Store
 
 T = TypeVar("T")
 
 AT_HAND = 64 << 10  # read in the event loop, where the disk is a local one
 
+
+_PART = re.compile(r"bytes=(\d{1,19})-(\d{1,19})", re.ASCII)
 _BYTES = "application/octet-stream"
 _FOREVER = "max-age=31536000, immutable"
 
@@ -93,11 +97,30 @@ async def get_blob(service: Service, request: Request) -> Response:
     store = service.place.store(namespace)
     found = await _send_blob(service, request, namespace, digest)
     if found is None and service.upstream is not None:
+        found = await _part_from_upstream(service.upstream, request, namespace, digest, store)
+        if found is not None:
+            return found
         await service.upstream.fetch(namespace, digest, store)
         found = await _send_blob(service, request, namespace, digest)
     if found is None:
         raise HTTPException(404, f"no blob {name}")
     return found
+
+
+async def _part_from_upstream(
+    upstream: Upstream, request: Request, namespace: str, digest: Digest, store: Store
+) -> Response | None:
+    """A part of a large blob that is on its way here; None where the whole is waited for."""
+    asked = _PART.fullmatch(request.headers.get("range", ""))
+    if asked is None or request.method == "HEAD":
+        return None
+    start, last = int(asked[1]), int(asked[2])
+    found = await upstream.part(namespace, digest, store, start, last + 1)
+    if found is None:
+        return None
+    data, size = found
+    headers = {"etag": f'"{digest.hex()}"', "content-range": f"bytes {start}-{last}/{size}"}
+    return Response(data, 206, headers, _BYTES)
 
 
 async def _send_blob(
