@@ -36,7 +36,7 @@ from aysfs.store.http_request import (
     OtherSize,
     Refused,
 )
-from aysfs.store.http_streamed import Streamed
+from aysfs.store.http_streamed import Compressible, Streamed
 from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 
 CONNECTIONS = 16
@@ -143,7 +143,7 @@ class HttpStore:
             file.seek(0)
             file.truncate()
 
-        request = Streamed(*self._at(relative), self._bounds, None, file, rewind)
+        request = Compressible(*self._at(relative), self._bounds, file, rewind)
         try:
             await self._client.perform(request)
             file.seek(0)

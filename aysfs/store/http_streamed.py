@@ -226,3 +226,29 @@ def _is_strong(etag: str) -> bool:
 def _is_same(old: tuple[str, str], new: tuple[str, str]) -> bool:
     """Whether these are the ETag and Last-Modified of the same bytes (RFC 9110, 8.8)."""
     return old == new or (_is_strong(old[0]) and old[0] == new[0])
+
+
+class Compressible(Streamed):
+    """A text of unknown size, which may come compressed: libcurl expands it.
+
+    Where it stopped says nothing about the compressed bytes: such a body is begun again.
+    """
+
+    def __init__(
+        self, url: str, where: str, bounds: Bounds, sink: Writes, rewind: Callable[[], object]
+    ) -> None:
+        super().__init__(url, where, bounds, None, sink, rewind)
+        self._is_compressed = False
+
+    def prepare(self, easy: Any) -> None:
+        if self._position and self._is_compressed:
+            self._rewind()
+            self._position, self._validators = 0, None
+        super().prepare(easy)
+        if not self._position:
+            easy.setopt(pycurl.ACCEPT_ENCODING, "gzip")
+
+    def _accept(self) -> bool:
+        accepted = super()._accept()
+        self._is_compressed = self._headers.get("content-encoding", "identity") != "identity"
+        return accepted
