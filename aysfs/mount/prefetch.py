@@ -18,7 +18,7 @@ from aysfs.digest import Digest
 from aysfs.errors import AysfsError
 from aysfs.names import ListRef, ServiceName
 from aysfs.pack.index import PackIndex
-from aysfs.store.packs import PublishedPacks, read_index, read_packs
+from aysfs.store.packs import PublishedPacks, Start, read_index, read_packs
 from aysfs.store.protocol import Held
 
 log = logging.getLogger(__name__)
@@ -101,13 +101,13 @@ class Prefetch:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._check, service, found, nursery.cancel_scope)
-            has_begun = await self._start(service, found, ahead, nursery)
+            read = trio.Event()
+            if found.start is not None:
+                nursery.start_soon(self._start, service, found.start, ahead, read)
             index = await self._index(service, found)
-            if index is None:
-                return
-            self._add(service, index)
-            if index.has_start and not has_begun:
-                nursery.start_soon(self._follow, service, index, ahead)
+            if index is not None:
+                self._add(service, index)
+            read.set()
         if self._mode == ALL and index in service.indexes:
             await self._follow(service, index, ahead, start_pack_only=False)
 
@@ -130,22 +130,24 @@ class Prefetch:
             everything.cancel()
 
     async def _start(
-        self, service: _Service, found: PublishedPacks, ahead: Ahead, nursery: trio.Nursery
-    ) -> bool:
-        """Follow the start pack by its own head, which is here sooner than the index of all."""
-        start = found.start
-        if start is None:
-            return False
+        self, service: _Service, start: Start, ahead: Ahead, read: trio.Event
+    ) -> None:
+        """Follow the start pack. Its own head is here sooner than the index of all, which ``read``
+        tells of.
+        """
         head = Held()
         try:
             await self._store.get_range(start.digest, start.size, 0, start.head, head)
             index = PackIndex.of_pack(start.info, head.getvalue())
         except AysfsError as error:
             log.info("%s: its start pack waits for the index: %s", service.name, error)
-            return False
-        self._add(service, index)
-        nursery.start_soon(self._follow, service, index, ahead)
-        return True
+            await read.wait()
+            if not service.indexes:
+                return
+            index = service.indexes[-1]
+        else:
+            self._add(service, index)
+        await self._follow(service, index, ahead, start_pack_only=True)
 
     async def _index(self, service: _Service, found: PublishedPacks) -> PackIndex | None:
         try:
@@ -169,7 +171,7 @@ class Prefetch:
         index: PackIndex,
         ahead: Ahead,
         *,
-        start_pack_only: bool = True,
+        start_pack_only: bool,
     ) -> None:
         what = "start profile" if start_pack_only else "all of it"
         crew = self._fetcher.crew
