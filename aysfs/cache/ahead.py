@@ -23,6 +23,7 @@ SIDE_BY_SIDE = 4  # of the crew, or beside it: most of the crew is there for rea
 
 _SMALLEST, _LARGEST = 64 << 10, 4 << 20  # stored bytes of a request
 _SHORTEST = 0.010  # seconds of a request; a shorter one costs more than it is worth
+_AT_ONCE = 16  # blobs that are there already, before others may run
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds after trouble
 
 
@@ -124,7 +125,7 @@ class Ahead:
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         await trio.sleep(pause)
 
-    async def fetch_singly(self, blobs: Iterator[tuple[Digest, int]], going: Going) -> None:
+    async def fetch_singly(self, blobs: Iterator[tuple[bytes, Digest, int]], going: Going) -> None:
         """Have these in the cache one by one, but for what fails. Ends when the cache is full."""
         going.state = "fetching"
         async with trio.open_nursery() as nursery:
@@ -134,12 +135,14 @@ class Ahead:
             going.state = "done"
 
     async def _fetch_some(
-        self, blobs: Iterator[tuple[Digest, int]], going: Going, everybody: trio.CancelScope
+        self, blobs: Iterator[tuple[bytes, Digest, int]], going: Going, everybody: trio.CancelScope
     ) -> None:
         fetcher = self._fetcher
-        for digest, size in blobs:
+        for number, (_, digest, size) in enumerate(blobs):
             going.done += size
             if not fetcher.crew.is_wanted(digest, size):
+                if number % _AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
                 continue
             if not fetcher.cache.usage.has_room(size):
                 going.state = Outcome.FULL.value

@@ -131,7 +131,10 @@ def fetch_command(settings: Settings, name: str, paths: tuple[str, ...], as_json
     """Bring the blobs of a service, or of PATHs in it, into the cache."""
     tree = _view(settings, name)
     tops = [tree.resolve(os.fsencode(path)) for path in paths] or [ROOT]
-    wanted = list(_blobs(tree, tops))
+    wanted = [
+        Wanted(digest, size, os.fsdecode(tree.listed(path)))
+        for path, digest, size in tree.blobs(tops)
+    ]
     report, fetched = run_async(partial(_fetch, settings, wanted))
     size = sum(one.size for one in wanted)
     if as_json:
@@ -159,20 +162,6 @@ async def _fetch(settings: Settings, wanted: list[Wanted]) -> tuple[BulkReport, 
         with progress("fetch", len(wanted)) as meter:
             report = await fetch_all(fetcher, wanted, meter)
         return report, fetcher.counters.fetched_bytes
-
-
-def _blobs(tree: TreeView, tops: Sequence[Node]) -> Iterator[Wanted]:
-    """Every blob below some nodes, once."""
-    seen = set()
-    for top in tops:
-        for path, node in tree.paths(top):
-            mode, _, _, size, _, _ = tree.attributes(node)
-            if not size or not stat.S_ISREG(mode):
-                continue
-            digest = tree.digest(tree.inode(node))
-            if digest not in seen:
-                seen.add(digest)
-                yield Wanted(digest, size, os.fsdecode(tree.listed(path)))
 
 
 @click.command("unpack")

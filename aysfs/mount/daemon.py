@@ -31,6 +31,7 @@ from aysfs.mount.control import serve_control
 from aysfs.mount.durable import flush_at_last, flush_now_and_then
 from aysfs.mount.fuse import FuseEngine
 from aysfs.mount.options import MountOptions
+from aysfs.mount.prefetch import Prefetch, Seen
 from aysfs.mount.runtime import Claim
 from aysfs.store.chain import Chain
 from aysfs.store.open import open_stores, side_by_side
@@ -54,12 +55,14 @@ class Daemon:
         fetcher: Fetcher,
         loaded: Shown,
         images: ImageCache,
+        prefetch: Prefetch,
     ) -> None:
         self.options = options
         self.store = store
         self.fetcher = fetcher
         self.loaded = loaded
         self.images = images
+        self.prefetch = prefetch
         self.engine = FuseEngine(loaded.tree, fetcher)
         self._started = time.time()
 
@@ -95,6 +98,7 @@ class Daemon:
             "fetched_bytes": fetches.fetched_bytes,
             "failures": fetches.failures,
             "in_flight": [one.to_values() for one in self.fetcher.in_flight()],
+            "ahead": self.prefetch.status(),
             "pid": os.getpid(),
             "uptime": time.time() - self._started,
         }
@@ -109,6 +113,7 @@ class Daemon:
         _report_clashes(loaded)
         self.loaded = loaded
         names = self.engine.replace(loaded.tree)
+        self.prefetch.shows(_seen(loaded))
         await trio.to_thread.run_sync(_invalidate, names, abandon_on_cancel=True)
         log.info("reloaded: %d entries", len(loaded.tree))
         answer: Answer = {"changed": True, "entries": len(loaded.tree)}
@@ -148,18 +153,28 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
             log.warning("%d cached blobs did not survive the last stop of this host", wrong)
         store = open_stores(options.store, namespace=options.namespace)
         stack.push_async_callback(store.aclose)
-        images = ImageCache(cache.root, report=log.warning)
-        loaded = await _load(store, options, images)
-        _report_clashes(loaded)
-        gc.collect()
-        _give_memory_back()
-        gc.freeze()  # the tree lives as long as we do: no collection needs to walk it
         fetcher = await stack.enter_async_context(
             open_fetcher(cache, store, deadline=options.deadline, parallel=side_by_side(store))
         )
-        daemon = Daemon(options, store, fetcher, loaded, images)
-        await _session(daemon, claim, ready)
+        async with trio.open_nursery() as beside:
+            prefetch = Prefetch(fetcher, options.prefetch, options.prefetch_rate)
+            beside.start_soon(prefetch.run, options.refs)
+            images = ImageCache(cache.root, report=log.warning)
+            loaded = await _load(store, options, images)
+            prefetch.shows(_seen(loaded))
+            _report_clashes(loaded)
+            gc.collect()
+            _give_memory_back()
+            gc.freeze()  # the tree lives as long as we do: no collection needs to walk it
+            daemon = Daemon(options, store, fetcher, loaded, images, prefetch)
+            await _session(daemon, claim, ready)
+            beside.cancel_scope.cancel()
         await flush_at_last(cache)
+
+
+def _seen(loaded: Shown) -> Seen:
+    """What is shown, as far as fetching ahead is concerned."""
+    return Seen([one.sha256 for one in loaded.lists], loaded.tree.blobs)
 
 
 def _give_memory_back() -> None:

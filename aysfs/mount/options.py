@@ -8,6 +8,10 @@ from typing import Any
 from aysfs.limits import DEADLINE, Limits
 from aysfs.names import ListRef, parse_name
 
+NONE, PROFILE, ALL = "none", "profile", "all"
+MODES = (NONE, PROFILE, ALL)
+"""What is fetched before anybody asks."""
+
 
 @dataclass(frozen=True)
 class MountOptions:
@@ -28,6 +32,8 @@ class MountOptions:
     trust_images: tuple[str, ...] = field(default=(), repr=False)
     allow_other: bool = False
     fuse_options: tuple[str, ...] = ()
+    prefetch: str = PROFILE  # one of MODES
+    prefetch_rate: int | None = None  # bytes a second of that, at most
     deadline: float = DEADLINE
     cache_size: int = field(default=Limits().size)
     keep_free: int = field(default=Limits().keep_free)

@@ -16,6 +16,7 @@ from aysfs.cache.ahead import Ahead, Going
 from aysfs.cache.fetch import Fetcher
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError
+from aysfs.mount.options import ALL, NONE
 from aysfs.names import ListRef, ServiceName
 from aysfs.pack.index import PackIndex
 from aysfs.store.packs import PublishedPacks, Start, read_index, read_packs
@@ -23,14 +24,11 @@ from aysfs.store.protocol import Held
 
 log = logging.getLogger(__name__)
 
-NONE, PROFILE, ALL = "none", "profile", "all"
-MODES = (NONE, PROFILE, ALL)
-
-Blobs = Callable[[], Iterator[tuple[Digest, int]]]
-"""Digest and size of each blob of what is mounted."""
+Blobs = Callable[[], Iterator[tuple[bytes, Digest, int]]]
+"""Path, digest and size of each blob of what is mounted."""
 
 
-class Shown(NamedTuple):
+class Seen(NamedTuple):
     """What a mount turned out to show: the sha256 of its lists, and a way to all their blobs."""
 
     lists: Collection[str]
@@ -49,17 +47,17 @@ class Prefetch:
     """What one mount fetches ahead. ``run`` it beside everything else."""
 
     def __init__(self, fetcher: Fetcher, mode: str, rate: int | None) -> None:
-        """``mode`` is one of MODES; ``rate`` a bound in bytes a second."""
+        """``mode`` is one of ``options.MODES``; ``rate`` a bound in bytes a second."""
         self._fetcher = fetcher
         self._store = fetcher.store
         self._mode = mode
         self._rate = rate
-        self._shown: Shown | None = None
+        self._shown: Seen | None = None
         self._is_known = trio.Event()
         self._round = trio.CancelScope()
         self._going: list[Going] = []
 
-    def shows(self, shown: Shown) -> None:
+    def shows(self, shown: Seen) -> None:
         """The lists are here, or newer ones. What is fetched for others ends."""
         is_news = self._shown is not None
         self._shown = shown
