@@ -16,6 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 import platformdirs
 
+from aysfs.cache.modes import MODES, PROFILE
 from aysfs.errors import BadConfig, BadName
 from aysfs.limits import DEADLINE, Limits
 from aysfs.names import DEFAULT_DOMAIN, ListRef, parse_name
@@ -48,7 +49,7 @@ class Settings:
     keep_free: int = Limits().keep_free
     deadline: float = DEADLINE
     trust_images: tuple[str, ...] = field(default=(), repr=False)  # stores, as in `store`
-    prefetch: str = "profile"  # what a mount fetches before anybody asks
+    prefetch: str = PROFILE  # what a mount fetches before anybody asks
     prefetch_rate: int | None = None  # bytes a second of that; none: as fast as it goes
     store_is_given: bool = False  # on the command line, where it may be mistyped
 
@@ -91,7 +92,7 @@ def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settin
         keep_free=_size(known, "keep_free"),
         deadline=_seconds(known, "deadline"),
         trust_images=_stores(known, "trust_images", at_least=0),
-        prefetch=_choice(known, "prefetch", ("none", "profile", "all")),
+        prefetch=_choice(known, "prefetch", MODES),
         prefetch_rate=_rate(known, "prefetch_rate"),
         store_is_given=bool(store),
     )
@@ -127,7 +128,7 @@ def _defaults() -> Known:
         "cache_size": limits.size,
         "keep_free": limits.keep_free,
         "deadline": DEADLINE,
-        "prefetch": "profile",
+        "prefetch": PROFILE,
         "prefetch_rate": 0,
     }
     if os.geteuid() == 0:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from aysfs.cache.modes import MODES
 from aysfs.cli.config import Settings, parse_rate, settings_options, store_url
 from aysfs.errors import AysfsError, BadConfig, ExitCode, MountFailed
 from aysfs.mount import life
 from aysfs.mount.client import ask
-from aysfs.mount.options import MODES, MountOptions
+from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay import choice
 from aysfs.mount.overlay import life as overlay
 from aysfs.mount.runtime import (

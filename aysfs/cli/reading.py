@@ -4,7 +4,6 @@ import gc
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path

@@ -88,7 +88,9 @@ def _show_fetching(answer: Answer) -> None:
     assert isinstance(flights, list)
     asked = [one for one in flights if one["waiting"]]
     for flight in asked[:_SHOWN]:
-        readers = "1 reader waits" if flight["waiting"] == 1 else f"{flight['waiting']} readers wait"
+        readers = (
+            "1 reader waits" if flight["waiting"] == 1 else f"{flight['waiting']} readers wait"
+        )
         click.echo(
             f"  fetching {_escaped(flight['why'])}: {size_text(flight['here'])} of"
             f" {size_text(flight['size'])}, {readers} since {flight.get('waited', 0):.1f} s"

@@ -21,6 +21,7 @@ import trio
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.cache.images import ImageCache
+from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.cache.recovery import recover
 from aysfs.errors import MountFailed, StoreTrouble, first_of
 from aysfs.kernel.table import find_kernel_mount
@@ -31,7 +32,6 @@ from aysfs.mount.control import serve_control
 from aysfs.mount.durable import flush_at_last, flush_now_and_then
 from aysfs.mount.fuse import FuseEngine
 from aysfs.mount.options import MountOptions
-from aysfs.mount.prefetch import Prefetch, Seen
 from aysfs.mount.runtime import Claim
 from aysfs.store.chain import Chain
 from aysfs.store.open import open_stores, side_by_side

@@ -5,12 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aysfs.cache.modes import PROFILE
 from aysfs.limits import DEADLINE, Limits
 from aysfs.names import ListRef, parse_name
-
-NONE, PROFILE, ALL = "none", "profile", "all"
-MODES = (NONE, PROFILE, ALL)
-"""What is fetched before anybody asks."""
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,10 @@ from tests.cancelling import (
     threads_ended,
 )
 from tests.conftest import ExpectOutput
-from tests.packing import pack_of, packed
+from tests.packing import many, pack_of, packed
 
 ROOMY = Limits(size=1 << 30, keep_free=0)
 _NOT_USED = r"^WARNING +aysfs\.cache\.crew:.*is not used.*$"
-
-
-def many(count: int = 40, size: int = 3000) -> list[bytes]:
-    return [b"".join(digests.of(b"%d %d" % (n, k)) for k in range(size // 16)) for n in range(count)]
 
 
 @asynccontextmanager
@@ -100,10 +96,8 @@ def asked_bytes(store: Counts, index: PackIndex) -> list[int]:
 # --- on demand ---------------------------------------------------------------------------
 
 
-async def test_a_miss_brings_its_neighbours_by_one_request(
-    tmp_path: Path, no_leaks: None
-) -> None:
-    data, memory = many(), MemoryStore()
+async def test_a_miss_brings_its_neighbours_by_one_request(tmp_path: Path, no_leaks: None) -> None:
+    data, memory = many(40), MemoryStore()
     index = packed(memory, [data])
     store = Counts(memory)
     async with serving(tmp_path, store, index) as fetcher:
@@ -166,9 +160,7 @@ async def test_a_course_brings_everything_once(tmp_path: Path, no_leaks: None) -
         assert store.calls["get"] == 0
 
 
-async def test_readers_beside_a_course_cost_no_byte_twice(
-    tmp_path: Path, no_leaks: None
-) -> None:
+async def test_readers_beside_a_course_cost_no_byte_twice(tmp_path: Path, no_leaks: None) -> None:
     data, memory = many(400), MemoryStore()
     index = packed(memory, [data])
     store = Counts(memory)
@@ -225,9 +217,7 @@ async def test_what_is_fetched_ahead_evicts_nothing_and_ends_when_the_cache_is_f
         await read_all(fetcher, data[60:70])
 
 
-async def test_the_rate_is_held(
-    tmp_path: Path, no_leaks: None, mock_clock: MockClock
-) -> None:
+async def test_the_rate_is_held(tmp_path: Path, no_leaks: None, mock_clock: MockClock) -> None:
     mock_clock.autojump_threshold = 0.01
     data, memory = many(400), MemoryStore()
     index = packed(memory, [data])
@@ -265,7 +255,7 @@ async def test_a_pack_whose_bytes_are_wrong_costs_no_blob(
     tmp_path: Path, no_leaks: None, spoil: type, ahead: bool, expected_output: ExpectOutput
 ) -> None:
     expected_output(_NOT_USED)
-    data, memory = many(), MemoryStore()
+    data, memory = many(40), MemoryStore()
     index = packed(memory, [data])
     for one in data:
         memory.add(one)
@@ -279,7 +269,7 @@ async def test_a_missing_pack_costs_no_blob(
     tmp_path: Path, no_leaks: None, expected_output: ExpectOutput
 ) -> None:
     expected_output(_NOT_USED)
-    data, memory = many(), MemoryStore()
+    data, memory = many(40), MemoryStore()
     index = packed(memory, [data])
     for one in data:
         memory.add(one)
@@ -344,7 +334,7 @@ async def test_an_index_that_names_other_sizes_costs_no_blob(
 async def test_without_ranges_a_pack_comes_whole_and_a_miss_alone(
     tmp_path: Path, no_leaks: None, ahead: bool
 ) -> None:
-    data, memory = many(), MemoryStore()
+    data, memory = many(40), MemoryStore()
     index = packed(memory, [data])
     for one in data:
         memory.add(one)
@@ -363,7 +353,7 @@ async def test_an_outage_ends_no_course_and_fails_only_who_waits(
     tmp_path: Path, no_leaks: None, mock_clock: MockClock, expected_output: ExpectOutput
 ) -> None:
     mock_clock.autojump_threshold = 0.01
-    data, memory = many(), MemoryStore()
+    data, memory = many(40), MemoryStore()
     index = packed(memory, [data])
     store = Vanishes(memory)
     store.gone = True
@@ -395,9 +385,7 @@ async def test_no_space_is_told_to_who_waits(
     data, memory = many(3, 8192), MemoryStore()
     index = packed(memory, [data])
     memory.add(data[0])
-    async with serving(
-        tmp_path, memory, index, limits=Limits(size=4096, keep_free=0)
-    ) as fetcher:
+    async with serving(tmp_path, memory, index, limits=Limits(size=4096, keep_free=0)) as fetcher:
         with pytest.raises(NoSpace):
             await read(fetcher, data[0])
 

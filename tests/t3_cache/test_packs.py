@@ -8,7 +8,7 @@ from aysfs.cache.packs import FIRST_REACH, Packs, Segment
 from aysfs.digest import Digest
 from aysfs.pack.index import PackIndex
 from aysfs.store.memory import MemoryStore
-from tests.packing import packed
+from tests.packing import many, packed
 
 blobs = st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=30, unique=True)
 
@@ -53,11 +53,6 @@ def test_a_course_gives_each_wanted_blob_once_and_where_it_is(
     assert course.passed == course.total
 
 
-def many(count: int = 200, size: int = 2000) -> list[bytes]:
-    """Blobs that do not get smaller in a pack."""
-    return [b"".join(digests.of(b"%d %d" % (n, k)) for k in range(size // 16)) for n in range(count)]
-
-
 def everything(_digest: Digest, _size: int) -> bool:
     return True
 
@@ -69,7 +64,7 @@ def packs_with(index: PackIndex) -> Packs:
 
 
 def test_a_miss_reaches_to_its_neighbours_and_each_further_one_twice_as_far() -> None:
-    data = many()
+    data = many(200)
     packs = packs_with(packed(MemoryStore(), [data]))
     here = digests.of(data[10])
     first = packs.around(here, len(data[10]), everything)
@@ -85,9 +80,7 @@ def test_a_miss_does_not_reach_past_what_is_not_wanted_or_out_of_its_pack() -> N
     data = many(20)
     here = {digests.of(data[7])}
     packs = packs_with(packed(MemoryStore(), [data[:15], data[15:]]))
-    miss = packs.around(
-        digests.of(data[3]), len(data[3]), lambda digest, _size: digest not in here
-    )
+    miss = packs.around(digests.of(data[3]), len(data[3]), lambda digest, _size: digest not in here)
     assert miss is not None
     assert digests_of(miss) == [digests.of(one) for one in data[3:7]]
     miss = packs.around(digests.of(data[12]), len(data[12]), everything)

@@ -14,6 +14,7 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.images import ImageCache
+from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.errors import MountBusy, MountFailed, first_of
 from aysfs.kernel import mounts
 from aysfs.kernel.table import find_kernel_mount, kernel_mounts
@@ -28,7 +29,6 @@ from aysfs.mount.overlay.prepare import prepare
 from aysfs.mount.overlay.sources import Sources
 from aysfs.mount.overlay.trees import Tree, Trees
 from aysfs.mount.overlay.watch import table_changes
-from aysfs.mount.prefetch import Prefetch, Seen
 from aysfs.mount.runtime import Claim, is_ours
 from aysfs.store.chain import Chain
 

@@ -1,8 +1,9 @@
-"""What a mount fetches before anybody asks: the packs of its services, from the first moment on.
+"""What is fetched before anybody asks: the packs of services, from the first moment on.
 
-Serves both engines. The notes of the packs, and the start pack after them, are asked for while the
-list itself is still on its way; what they say counts from the moment in which the list turns out to
-be theirs, and ends with it if it does not. Nothing here can fail a mount.
+Serves both engines, ``fetch`` and ``unpack``. The notes of the packs, and the start pack after them,
+are asked for while the list itself is still on its way; what they say counts from the moment in
+which the list turns out to be theirs, and ends with it if it does not. Nothing here can fail
+whoever reads.
 """
 
 import logging
@@ -14,9 +15,9 @@ import trio
 
 from aysfs.cache.ahead import Ahead, Going
 from aysfs.cache.fetch import Fetcher
+from aysfs.cache.modes import ALL, NONE
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError
-from aysfs.mount.options import ALL, NONE
 from aysfs.names import ListRef, ServiceName
 from aysfs.pack.index import PackIndex
 from aysfs.store.packs import PublishedPacks, Start, read_index, read_packs
@@ -46,12 +47,17 @@ class _Service:
 class Prefetch:
     """What one mount fetches ahead. ``run`` it beside everything else."""
 
-    def __init__(self, fetcher: Fetcher, mode: str, rate: int | None) -> None:
-        """``mode`` is one of ``options.MODES``; ``rate`` a bound in bytes a second."""
+    def __init__(
+        self, fetcher: Fetcher, mode: str, rate: int | None = None, *, polite: bool = True
+    ) -> None:
+        """``mode`` is one of MODES, ``rate`` a bound in bytes a second; ``polite`` as of Ahead."""
+        self.done = trio.Event()
+        """All that the mode wants was fetched, as far as it can be."""
         self._fetcher = fetcher
         self._store = fetcher.store
         self._mode = mode
         self._rate = rate
+        self._polite = polite
         self._shown: Seen | None = None
         self._is_known = trio.Event()
         self._round = trio.CancelScope()
@@ -76,7 +82,8 @@ class Prefetch:
             self._going.clear()
             try:
                 with trio.CancelScope() as self._round:
-                    await self._run_round(services, Ahead(self._fetcher, rate=self._rate))
+                    ahead = Ahead(self._fetcher, rate=self._rate, polite=self._polite)
+                    await self._run_round(services, ahead)
             finally:
                 for service in services:
                     self._forget(service)
@@ -87,12 +94,13 @@ class Prefetch:
                 nursery.start_soon(self._serve, service, ahead)
         if self._mode == ALL:
             await self._rest(ahead)
+        self.done.set()
         await trio.sleep_forever()
 
     async def _serve(self, service: _Service, ahead: Ahead) -> None:
-        """Use the packs of a service, and have fetched ahead what the mode wants, but for what fails.
+        """Use the packs of a service, and fetch ahead what the mode wants. Returns after that.
 
-        Returns when that is done.
+        What fails is left to whoever reads it.
         """
         found = await self._note(service)
         if found is None:
@@ -127,9 +135,7 @@ class Prefetch:
             self._forget(service)
             everything.cancel()
 
-    async def _start(
-        self, service: _Service, start: Start, ahead: Ahead, read: trio.Event
-    ) -> None:
+    async def _start(self, service: _Service, start: Start, ahead: Ahead, read: trio.Event) -> None:
         """Follow the start pack. Its own head is here sooner than the index of all, which ``read``
         tells of.
         """

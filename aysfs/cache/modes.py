@@ -1,0 +1,7 @@
+"""What is fetched before anybody asks, as people choose it.
+
+A module of its own: whoever only passes the choice on needs nothing else of the cache.
+"""
+
+NONE, PROFILE, ALL = "none", "profile", "all"
+MODES = (NONE, PROFILE, ALL)
