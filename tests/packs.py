@@ -1,10 +1,15 @@
 """Packs for tests: contents in, a pack or the packs of a service out."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 from aysfs import digest as digests
+from aysfs.names import ServiceName
 from aysfs.pack import Columns, Entry, PackIndex, compress, read_head, write_pack
 from aysfs.pack.index import Pack
+from aysfs.store.claims import Claim
+from aysfs.store.memory import MemoryStore
+from aysfs.store.packs import PublishedPacks, keep_packs, published
 
 
 def packed(contents: Iterable[bytes]) -> bytes:
@@ -24,3 +29,17 @@ def described(data: bytes) -> Pack:
 def indexed(packs: Sequence[bytes], *, has_start: bool = True) -> PackIndex:
     """The index of packs."""
     return PackIndex.join(map(described, packs), has_start=has_start)
+
+
+async def publish_packs(
+    store: MemoryStore, name: ServiceName, *packs: Sequence[bytes], has_start: bool = True
+) -> PublishedPacks:
+    """Let the list that a store has under a name have packs of these contents; nothing checked."""
+    made = [packed(contents) for contents in packs]
+    sha256 = hashlib.sha256(store.published[name][0]).hexdigest()
+    found, data = published(sha256, indexed(made, has_start=has_start))
+    for one in (*made, data):
+        store.add(one)
+    async with Claim(store) as claim:
+        await keep_packs(claim, name, sha256, found)
+    return found

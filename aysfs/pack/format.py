@@ -71,6 +71,14 @@ class Columns:
             _check(size, stored)
         return found
 
+    def part(self, first: int, count: int) -> "Columns":
+        """So many of them, from one on."""
+        found = Columns()
+        found.digests += self.digests[first * SIZE : (first + count) * SIZE]
+        found.sizes = self.sizes[first : first + count]
+        found.stored = self.stored[first : first + count]
+        return found
+
     def encode(self) -> bytes:
         """The three columns."""
         return b"".join((self.digests, _wide(self.sizes), _wide(self.stored)))

@@ -30,13 +30,14 @@ from aysfs.pack.frame import compress
 VERSION = 1
 MAX_BLOBS = 1 << 22
 """Blobs in all packs of one service. One with more keeps the rest outside of packs."""
+MAX_PACKS = 1 << 16
 
 _MAGIC = b"aysfsix1"
 _HEADER = Struct("<8sIIII")
 _PACK = Struct("<16sQI")
 _WIDTH = SIZE + 8 + 8
 _START = 1
-MAX_SIZE = _HEADER.size + MAX_BLOBS * (_PACK.size + _WIDTH)
+MAX_SIZE = _HEADER.size + MAX_PACKS * _PACK.size + MAX_BLOBS * _WIDTH
 """Bytes of the largest index, expanded."""
 
 
@@ -107,6 +108,8 @@ class PackIndex:
         magic, version, packs, flags, blobs = _HEADER.unpack_from(data)
         if magic != _MAGIC or version != VERSION or flags & ~_START:
             raise PackDamaged("no index of packs of this version")
+        if packs > MAX_PACKS or blobs > MAX_BLOBS:
+            raise PackDamaged(f"an index of packs that names {blobs} blobs in {packs} packs")
         columns = _HEADER.size + packs * _PACK.size
         if len(data) != columns + blobs * _WIDTH:
             raise PackDamaged("the index of packs has not the length that it names")
@@ -157,6 +160,10 @@ class PackIndex:
         """Which pack a blob is in."""
         return bisect_right(self._firsts, at) - 1
 
+    def blobs_of(self, pack: PackInfo) -> Columns:
+        """The blobs of one pack, as its head has them."""
+        return self._blobs.part(pack.first, pack.count)
+
     @cached_property
     def _sorted(self) -> tuple["array[int]", "array[int]"]:
         """All numbers by digest, and where in them each first byte of a digest begins."""
@@ -169,8 +176,11 @@ class PackIndex:
         return order, array("I", accumulate(map(len, buckets), initial=0))
 
     def _check(self) -> None:
-        if len(self) > MAX_BLOBS:
-            raise PackDamaged(f"an index of {len(self)} blobs, and at most {MAX_BLOBS} are allowed")
+        if len(self) > MAX_BLOBS or len(self.packs) > MAX_PACKS:
+            raise PackDamaged(
+                f"an index of {len(self)} blobs in {len(self.packs)} packs, and at most"
+                f" {MAX_BLOBS} in {MAX_PACKS} are allowed"
+            )
         if self.has_start and not self.packs:
             raise PackDamaged("an index whose start pack is not there")
         end = 0
