@@ -6,7 +6,7 @@ a blob that is not on this way, only one request is under way here. Nothing is e
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import trio
@@ -78,11 +78,22 @@ class Pace:
 class Ahead:
     """Fetches ahead through one fetch service."""
 
-    def __init__(self, fetcher: Fetcher, *, rate: int | None = None, polite: bool = True) -> None:
-        """``polite``: make way for readers who wait for something else."""
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        *,
+        rate: int | None = None,
+        polite: bool = True,
+        tell: Callable[[], None] | None = None,
+    ) -> None:
+        """``polite``: make way for readers who wait for something else.
+
+        ``tell`` is called whenever something has come.
+        """
         self._fetcher = fetcher
         self._pace = Pace(rate)
         self._polite = polite
+        self._tell = tell
         self._pause = _FIRST_PAUSE
 
     async def follow(self, course: Course, going: Going) -> None:
@@ -108,6 +119,8 @@ class Ahead:
             self._pace.spend(segment.length)
             carried = await self._fetcher.crew.carry(segment, going.what)
             self._pace.learn(carried)
+            if self._tell is not None:
+                self._tell()
             if carried.outcome is Outcome.FULL:
                 log.info("%s: %s, it ends here", going.what, carried.outcome.value)
                 going.state = carried.outcome.value

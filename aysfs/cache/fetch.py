@@ -115,6 +115,7 @@ class Fetcher:
         except AysfsError:
             return None
         self.counters.misses += 1
+        self.counters.fetched += 1
         self.counters.fetched_bytes += size
         return descriptor
 

@@ -57,6 +57,7 @@ class Counters:
 
     hits: int = 0
     misses: int = 0
+    fetched: int = 0  # blobs
     fetched_bytes: int = 0
     failures: int = 0
 
@@ -234,6 +235,7 @@ class Flights:
     def arrived(self, flight: Flight, descriptor: int | None) -> None:
         """The blob is in the cache; ``descriptor`` is of it, where somebody wants to read it."""
         flight.descriptor = descriptor
+        self.counters.fetched += 1
         self.counters.fetched_bytes += flight.size
         self._land(flight)
 

@@ -5,3 +5,6 @@ A module of its own: whoever only passes the choice on needs nothing else of the
 
 NONE, PROFILE, ALL = "none", "profile", "all"
 MODES = (NONE, PROFILE, ALL)
+
+PACKS = "packs"
+"""Nothing is, and what is asked for comes out of packs: for commands, which people do not ask."""

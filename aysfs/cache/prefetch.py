@@ -1,8 +1,8 @@
 """What is fetched before anybody asks: the packs of services, from the first moment on.
 
-Serves both engines, ``fetch`` and ``unpack``. The notes of the packs, and the start pack after them,
-are asked for while the list itself is still on its way; what they say counts from the moment in
-which the list turns out to be theirs, and ends with it if it does not. Nothing here can fail
+Serves both engines, ``fetch`` and ``unpack``. The notes of the packs, and the start pack after
+them, are asked for while the list itself is still on its way; what they say counts from the moment
+in which the list turns out to be theirs, and ends with it if it does not. Nothing here can fail
 whoever reads.
 """
 
@@ -14,8 +14,9 @@ from typing import NamedTuple
 import trio
 
 from aysfs.cache.ahead import Ahead, Going
+from aysfs.cache.bulk import Progress
 from aysfs.cache.fetch import Fetcher
-from aysfs.cache.modes import ALL, NONE
+from aysfs.cache.modes import ALL, NONE, PACKS
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError
 from aysfs.names import ListRef, ServiceName
@@ -50,9 +51,10 @@ class Prefetch:
     def __init__(
         self, fetcher: Fetcher, mode: str, rate: int | None = None, *, polite: bool = True
     ) -> None:
-        """``mode`` is one of MODES, ``rate`` a bound in bytes a second; ``polite`` as of Ahead."""
-        self.done = trio.Event()
-        """All that the mode wants was fetched, as far as it can be."""
+        """``mode`` is one of MODES or PACKS, ``rate`` a bound in bytes a second.
+
+        Who is not ``polite`` makes no way for readers, and sees to it himself what is in no pack.
+        """
         self._fetcher = fetcher
         self._store = fetcher.store
         self._mode = mode
@@ -61,7 +63,9 @@ class Prefetch:
         self._shown: Seen | None = None
         self._is_known = trio.Event()
         self._round = trio.CancelScope()
+        self._packs_are_done = trio.Event()
         self._going: list[Going] = []
+        self._progress: Progress = _unheard
 
     def shows(self, shown: Seen) -> None:
         """The lists are here, or newer ones. What is fetched for others ends."""
@@ -70,6 +74,11 @@ class Prefetch:
         self._is_known.set()
         if is_news:
             self._round.cancel()
+
+    async def until_packs_are_done(self, progress: Progress) -> None:
+        """Wait for all that comes out of packs without being asked for."""
+        self._progress = progress
+        await self._packs_are_done.wait()
 
     def status(self) -> list[dict[str, object]]:
         """What is fetched ahead, and how far it is."""
@@ -82,7 +91,9 @@ class Prefetch:
             self._going.clear()
             try:
                 with trio.CancelScope() as self._round:
-                    ahead = Ahead(self._fetcher, rate=self._rate, polite=self._polite)
+                    ahead = Ahead(
+                        self._fetcher, rate=self._rate, polite=self._polite, tell=self._tell
+                    )
                     await self._run_round(services, ahead)
             finally:
                 for service in services:
@@ -92,9 +103,9 @@ class Prefetch:
         async with trio.open_nursery() as nursery:
             for service in services:
                 nursery.start_soon(self._serve, service, ahead)
-        if self._mode == ALL:
+        self._packs_are_done.set()
+        if self._mode == ALL and self._polite:
             await self._rest(ahead)
-        self.done.set()
         await trio.sleep_forever()
 
     async def _serve(self, service: _Service, ahead: Ahead) -> None:
@@ -108,7 +119,7 @@ class Prefetch:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._check, service, found, nursery.cancel_scope)
             read = trio.Event()
-            if found.start is not None:
+            if found.start is not None and self._mode != PACKS:
                 nursery.start_soon(self._start, service, found.start, ahead, read)
             index = await self._index(service, found)
             if index is not None:
@@ -188,7 +199,15 @@ class Prefetch:
         assert self._shown is not None
         await ahead.fetch_singly(self._shown.blobs(), self._told("what is in no pack"))
 
+    def _tell(self) -> None:
+        counters = self._fetcher.counters
+        self._progress(counters.fetched, counters.fetched_bytes)
+
     def _told(self, what: str) -> Going:
         going = Going(what)
         self._going.append(going)
         return going
+
+
+def _unheard(_done: int, _size: int) -> None:
+    """Nobody watches."""

@@ -34,10 +34,10 @@ def web(site: Site, tmp_path: Path) -> Iterator[Nginx]:
         yield nginx
 
 
-def packs(site: Site, **more: object) -> PackIndex:
+def packs(site: Site, list_sha256: str | None = None) -> PackIndex:
     name = parse_name("test")
     parts = [START, REST[:20], REST[20:]]
-    publishing = partial(publish, site.store, name, parts, has_start=True, **more)
+    publishing = partial(publish, site.store, name, parts, has_start=True, list_sha256=list_sha256)
     return trio.run(publishing)
 
 
