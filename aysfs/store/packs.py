@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import BlobMissing, Corrupt, NoteMissing, PackDamaged
+from aysfs.errors import BlobMissing, Corrupt, NoteMissing, PackDamaged, StoreTrouble
 from aysfs.names import ServiceName
 from aysfs.pack import PackIndex, PackInfo, head_size
 from aysfs.pack.format import MAX_COUNT
@@ -196,12 +196,15 @@ async def delete_packs(store: Store, name: ServiceName) -> None:
 
 
 async def _are_whole(claim: Claim, store: Store, found: PublishedPacks) -> bool:
-    """Whether all that the note names is there; it is claimed as well."""
+    """Whether all that the note names is there; it is claimed as well.
+
+    Not for those who cannot read the index, as who may only write: packs can be made again.
+    """
     if await claim.missing(blobs_of(found, None)):
         return False
     try:
         index = await read_index(store, found)
-    except (BlobMissing, Corrupt, PackDamaged):
+    except (BlobMissing, Corrupt, PackDamaged, StoreTrouble):
         return False
     return not await claim.missing(blobs_of(found, index))
 

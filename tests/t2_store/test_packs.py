@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aysfs import digest as digests
-from aysfs.errors import BadName, BlobMissing, Corrupt, PackDamaged
+from aysfs.errors import BadName, BlobMissing, Corrupt, PackDamaged, StoreTrouble
 from aysfs.names import parse_name
 from aysfs.pack import PackIndex, head_size, read_head
 from aysfs.store.chain import Chain
@@ -238,6 +238,20 @@ async def test_packs_whose_index_lies_are_withdrawn() -> None:
     lie = replace(note, index=Part(digests.of(other), len(other)))
     await store.write_note("a__b.packs", lie.to_json())
     assert not await kept(store, LIST)
+
+
+class ForWriters(Passes):
+    """Gives no blob to whoever may only write."""
+
+    async def get(self, digest: digests.Digest, size: int, sink: Sink) -> None:
+        raise StoreTrouble("the server forbids it")
+
+
+async def test_packs_that_cannot_be_read_are_withdrawn_and_stop_no_push() -> None:
+    store = await store_with_packs()
+    async with Claim(ForWriters(store)) as claim:
+        await keep_packs(claim, NAME, LIST, None)
+    assert await read_packs(store, NAME) is None
 
 
 async def test_packs_in_any_store_of_several_are_withdrawn() -> None:
