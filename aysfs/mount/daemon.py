@@ -31,6 +31,7 @@ from aysfs.mount.control import serve_control
 from aysfs.mount.durable import flush_at_last, flush_now_and_then
 from aysfs.mount.fuse import FuseEngine
 from aysfs.mount.options import MountOptions
+from aysfs.mount.recording import Recorder
 from aysfs.mount.runtime import Claim
 from aysfs.store.chain import Chain
 from aysfs.store.open import open_stores, side_by_side
@@ -60,7 +61,8 @@ class Daemon:
         self.fetcher = fetcher
         self.loaded = loaded
         self.images = images
-        self.engine = FuseEngine(loaded.tree, fetcher)
+        self.recorder = Recorder() if options.record else None
+        self.engine = FuseEngine(loaded.tree, fetcher, self.recorder)
         self._started = time.time()
 
     async def status(self, _argument: str) -> Answer:
@@ -213,6 +215,8 @@ async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> N
     try:
         async with trio.open_nursery() as nursery:
             handlers = {"status": daemon.status, "reload": daemon.reload, "stop": daemon.stop}
+            if daemon.recorder is not None:
+                handlers["record"] = daemon.recorder.answer
             await nursery.start(serve_control, claim.folder / "control", handlers)
             nursery.start_soon(_stop_on_signal, nursery)
             fetched = daemon.fetcher.counters

@@ -44,7 +44,8 @@ def _is_claim(request: Request) -> bool:
 
 
 def _to_read(request: Request) -> tuple[Right, ...]:
-    pushes = _is_claim(request) or layout.is_image_note(request.path_params["name"])
+    name = request.path_params["name"]
+    pushes = _is_claim(request) or layout.is_image_note(name) or layout.is_profile_note(name)
     return EITHER if pushes else READ
 
 

@@ -17,6 +17,7 @@ NOTE_LIMIT = 1 << 20
 
 _SUFFIX = ".flist"
 _IMAGE = ".image"
+_PROFILE = ".profile"
 _CLAIM = r"\.gc|\.push-[0-9a-f-]{1,64}"
 _NOTE = re.compile(rf"{_CLAIM}|[a-z0-9@_-][a-z0-9.@_-]{{0,199}}")
 _BLOB = re.compile(r"[0-9a-f]{32}")
@@ -79,6 +80,16 @@ def image_note(name: str) -> str:
 def is_image_note(note: str) -> bool:
     """Whether a note tells of a tree image. Who pushes must see what it replaces."""
     return note.endswith(_IMAGE)
+
+
+def profile_note(name: str) -> str:
+    """The note that holds the profile of a service, by its full name."""
+    return f"{name}{_PROFILE}"
+
+
+def is_profile_note(note: str) -> bool:
+    """Whether a note is a profile. Who records or builds must see what it replaces."""
+    return note.endswith(_PROFILE)
 
 
 def outlives_a_crash(note: str) -> bool:

@@ -180,6 +180,8 @@ class Host:
 
         async with trio.open_nursery() as nursery:
             handlers = {"status": status, "reload": reload, "stop": stop}
+            if mount.tree.slot.recorder is not None:
+                handlers["record"] = mount.tree.slot.recorder.answer
             await nursery.start(serve_control, claim.folder / "control", handlers)
             log.info("mounted %s at %s", ", ".join(options.services), options.point)
             task_status.started()
