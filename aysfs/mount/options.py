@@ -34,6 +34,7 @@ class MountOptions:
     deadline: float = DEADLINE
     cache_size: int = field(default=Limits().size)
     keep_free: int = field(default=Limits().keep_free)
+    record: bool = False  # which blobs are read, and when: every one is a first access then
     log_level: str = "info"
 
     @property
