@@ -25,6 +25,7 @@ SYSTEM_FILE = Path("/etc/aysfs/config.toml")
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGE = re.compile(r"(\d{1,9})\s*(|s|m|min|h|d|w)", re.IGNORECASE)
+_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 P = ParamSpec("P")
@@ -48,6 +49,7 @@ class Settings:
     keep_free: int = Limits().keep_free
     deadline: float = DEADLINE
     trust_images: tuple[str, ...] = field(default=(), repr=False)  # stores, as in `store`
+    packs: bool = False  # whether a push makes packs
     store_is_given: bool = False  # on the command line, where it may be mistyped
 
     @property
@@ -89,6 +91,7 @@ def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settin
         keep_free=_size(known, "keep_free"),
         deadline=_seconds(known, "deadline"),
         trust_images=_stores(known, "trust_images", at_least=0),
+        packs=_flag(known, "packs"),
         store_is_given=bool(store),
     )
 
@@ -123,6 +126,7 @@ def _defaults() -> Known:
         "cache_size": limits.size,
         "keep_free": limits.keep_free,
         "deadline": DEADLINE,
+        "packs": False,
     }
     if os.geteuid() == 0:
         values |= {
@@ -284,3 +288,11 @@ def _seconds(known: Known, name: str) -> float:
     if not 0 < seconds < float("inf"):
         raise BadConfig(f"{where}: `{name}` must be a number of seconds, not {value!r}")
     return seconds
+
+
+def _flag(known: Known, name: str) -> bool:
+    value, where = known[name]
+    flag = value if isinstance(value, bool) else _FLAGS.get(str(value).lower())
+    if flag is None:
+        raise BadConfig(f"{where}: `{name}` must be true or false, not {value!r}")
+    return flag
