@@ -27,7 +27,7 @@ from aysfs.kernel.table import find_kernel_mount
 from aysfs.load import Shown, load_view
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
-from aysfs.mount.control import serve_control
+from aysfs.mount.control import Handler, serve_control
 from aysfs.mount.durable import flush_at_last, flush_now_and_then
 from aysfs.mount.fuse import FuseEngine
 from aysfs.mount.options import MountOptions
@@ -214,7 +214,11 @@ async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> N
     # While the session runs, whoever unmounts ends it; on the way out we unmount ourselves.
     try:
         async with trio.open_nursery() as nursery:
-            handlers = {"status": daemon.status, "reload": daemon.reload, "stop": daemon.stop}
+            handlers: dict[str, Handler] = {
+                "status": daemon.status,
+                "reload": daemon.reload,
+                "stop": daemon.stop,
+            }
             if daemon.recorder is not None:
                 handlers["record"] = daemon.recorder.answer
             await nursery.start(serve_control, claim.folder / "control", handlers)

@@ -16,6 +16,7 @@ from aysfs.errors import BadList, StoreTrouble
 from aysfs.flist.entry import Entry, Kind
 from aysfs.flist.text import FlistReader
 from aysfs.names import ServiceName
+from aysfs.store.profile import delete_profile
 from aysfs.store.protocol import OpenList, Store, Stray
 from aysfs.store.tree_image import PublishedImage, delete_image, read_image
 
@@ -67,9 +68,10 @@ async def image_of(store: Store, name: ServiceName, sha256: str) -> PublishedIma
 
 
 async def remove_list(store: Store, name: ServiceName) -> None:
-    """Have this list no more, nor a note of its image. ListMissing when it was not there."""
+    """Have this list no more, nor its notes. ListMissing when it was not there."""
     await store.delete_list(name)
     await delete_image(store, name)
+    await delete_profile(store, name)
 
 
 def sha256_of(opened: OpenList) -> str:

@@ -18,7 +18,7 @@ from aysfs.errors import MountBusy, MountFailed, first_of
 from aysfs.kernel import mounts
 from aysfs.kernel.table import find_kernel_mount, kernel_mounts
 from aysfs.mount.client import Answer
-from aysfs.mount.control import serve_control
+from aysfs.mount.control import Handler, serve_control
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.fault import FaultLayer, Why
 from aysfs.mount.overlay.holders import holders
@@ -179,7 +179,7 @@ class Host:
             return {"stopping": True}
 
         async with trio.open_nursery() as nursery:
-            handlers = {"status": status, "reload": reload, "stop": stop}
+            handlers: dict[str, Handler] = {"status": status, "reload": reload, "stop": stop}
             if mount.tree.slot.recorder is not None:
                 handlers["record"] = mount.tree.slot.recorder.answer
             await nursery.start(serve_control, claim.folder / "control", handlers)
