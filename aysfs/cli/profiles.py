@@ -21,7 +21,9 @@ from aysfs.kernel import mounts
 from aysfs.names import ServiceName
 from aysfs.profile import Profile, Read, merge, of_runs
 from aysfs.sizes import size_text
+from aysfs.store.claims import store_time
 from aysfs.store.profile import read_profile, write_profile
+from aysfs.store.protocol import Store
 from aysfs.tree import TreeView
 
 
@@ -74,7 +76,7 @@ def record_command(
         mounts.be_private()
     tree = run_async(partial(view, settings, [service])).tree
     if not no_publish:
-        run_async(partial(_publish, settings, name, None, fresh, tree))  # can it be done at all?
+        run_async(partial(_try, settings, name, fresh))
     output = sys.stderr.buffer if no_publish else None
     recording = Recording(settings, name, tree.base, command, at, engine, output)
     try:
@@ -95,23 +97,29 @@ def record_command(
     click.echo(f"{name}: {shown.summary()}")
 
 
-async def _publish(
-    settings: Settings, name: ServiceName, new: Profile | None, fresh: bool, tree: TreeView
-) -> Profile:
-    """Merge with what is there, and keep it; what the list has no more goes. None changes nothing.
+async def _try(settings: Settings, name: ServiceName, fresh: bool) -> None:
+    """Raise now what would be raised when the command has run: it may have taken an hour."""
+    async with closing(_store(settings)) as store:
+        if not fresh:
+            await read_profile(store, name)
+        await store_time(store)  # writes, and takes it away
 
-    Raises where it cannot be read or nothing can be written.
-    """
-    store = open_to_write(settings, settings.store, given=settings.store_is_given)
-    async with closing(store):
+
+async def _publish(
+    settings: Settings, name: ServiceName, new: Profile, fresh: bool, tree: TreeView
+) -> Profile:
+    """Merge with what is there, and keep it; what the list has no more goes."""
+    async with closing(_store(settings)) as store:
         before = None if fresh else await read_profile(store, name)
-        if new is None:
-            return before or Profile(1, ())
         merged = new if before is None else merge(before, new)
         known = _paths(tree, merged)
         merged = merged.only(known.__contains__)
         await write_profile(store, name, merged)
         return merged
+
+
+def _store(settings: Settings) -> Store:
+    return open_to_write(settings, settings.store, given=settings.store_is_given)
 
 
 # --- show --------------------------------------------------------------------------------
