@@ -173,6 +173,12 @@ class StoreTrouble(AysfsError):
     code = ExitCode.STORE
 
 
+class NoRanges(AysfsError):
+    """A store answered, and gives no parts of a blob: all of it can be asked for."""
+
+    code = ExitCode.STORE
+
+
 class Stalled(StoreTrouble):
     """No byte arrived within the fetch deadline."""
 
@@ -199,6 +205,12 @@ class ImageDamaged(AysfsError):
     """A tree image or its index that breaks its format or is not what was written."""
 
     code = ExitCode.IMAGE
+
+
+class PackDamaged(AysfsError):
+    """A pack, its index or a frame in it that breaks its format."""
+
+    code = ExitCode.CORRUPT
 
 
 class ImageRefused(AysfsError):

@@ -6,6 +6,13 @@ DEADLINE = 60.0
 """Seconds without progress after which a fetch has failed."""
 
 
+LARGE = 64 << 20
+"""Bytes; a blob above it is *large*: it has chunks, is read by ranges, and is in no pack."""
+
+CHUNK = 256 << 10
+"""Bytes of a chunk of a large blob, whose digest of its own lets it be read before the rest."""
+
+
 class Limits(NamedTuple):
     """Bounds of a cache in bytes: its own size, and what it must leave free on the disk."""
 

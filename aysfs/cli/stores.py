@@ -88,6 +88,7 @@ def info_command(settings: Settings, as_json: bool) -> None:
     )
     click.echo(f"blobs        {found.blobs}, {size_text(found.size)}")
     click.echo(f"images       of {found.images} lists, {size_text(found.images_size)}")
+    click.echo(f"packs        of {found.packed} lists, {size_text(found.packed_size)}")
     click.echo(f"saved        {size_text(found.saved)} by deduplication")
     click.echo(f"nobody's     {found.unnamed} blobs, {size_text(found.unnamed_size)}")
     click.echo(f"leftovers    {found.leftovers} files, {size_text(found.leftovers_size)}")
@@ -104,7 +105,11 @@ def ls_command(settings: Settings, as_json: bool) -> None:
     with phases("store ls", number_text) as step:
         lists, unreadable = run_async(partial(with_store, settings, partial(read_lists, step=step)))
     if as_json:
-        rows = [one._asdict() | {"name": str(one.name), "image": one.image_size} for one in lists]
+        rows = [
+            one._asdict()
+            | {"name": str(one.name), "image": one.image_size, "packs": one.packs_size}
+            for one in lists
+        ]
         show_json({"lists": rows, "unreadable": unreadable})
         return
     width = max((len(str(one.name)) for one in lists), default=0)
