@@ -17,16 +17,17 @@ import trio
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, BadList, BlobMissing, Corrupt, Missing, PackDamaged
+from aysfs.errors import AysfsError, BadList, BadProfile, BlobMissing, Corrupt, Missing, PackDamaged
 from aysfs.flist.entry import Kind
 from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.claims import Claim, Waiting, unheard
 from aysfs.store.crew import side_by_side
 from aysfs.store.packs import PublishedPacks, blobs_of, keep_packs, read_index
+from aysfs.store.profile import profile_note, read_profile, write_profile
 from aysfs.store.protocol import BlobSource, Held, OpenList, Store
 from aysfs.store.tree_image import PublishedImage, keep_image
-from aysfs.upkeep.lists import Step, entries_of, image_of, packs_of, profile_of, sha256_of
+from aysfs.upkeep.lists import Step, entries_of, image_of, packs_of, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -134,11 +135,14 @@ class _Copy:
         return found
 
     async def _copy_profile(self, name: ServiceName, target: ServiceName) -> None:
-        """What a start reads is the same wherever it is done; a target's own stays without one."""
-        profile = await profile_of(self._source, name)
-        note = layout.profile_note(str(target))
-        if profile is not None and layout.is_note(note):
-            await self._claim.store.write_note(note, profile)
+        """Let the target have the profile; where there is none, it keeps what it has."""
+        try:
+            profile = await read_profile(self._source, name)
+        except BadProfile as error:
+            log.warning("%s: its profile is not copied: %s", name, error)
+            return
+        if profile is not None and layout.is_note(profile_note(target)):
+            await write_profile(self._claim.store, target, profile)
 
     async def _send(self, blobs: dict[Digest, int]) -> None:
         """Announce these, and let the target have what it lacks of them."""
