@@ -42,7 +42,10 @@ def compress(data: bytes | memoryview) -> bytes:
 
 def compress_all(blobs: Sequence[bytes], threads: int) -> list[bytes]:
     """The same frames for many blobs, made by threads that the interpreter has no part in."""
-    if not any(blobs):  # refused by what follows, which wants some bytes
+    # The binding leaves the last source out when it is empty (zstandard 0.25), and refuses none.
+    sources: list[bytes | bytearray | memoryview] = [one for one in blobs if one]
+    if not sources:
         return [compress(one) for one in blobs]
-    made = _compressor.one.multi_compress_to_buffer(list(blobs), threads=threads)
-    return [made[at].tobytes() for at in range(len(made))]
+    made = _compressor.one.multi_compress_to_buffer(sources, threads=threads)
+    frames = (made[at].tobytes() for at in range(len(made)))
+    return [next(frames) if one else compress(one) for one in blobs]
