@@ -16,6 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 import platformdirs
 
+from aysfs.cache.modes import MODES, PROFILE
 from aysfs.errors import BadConfig, BadName
 from aysfs.limits import DEADLINE, Limits
 from aysfs.names import DEFAULT_DOMAIN, ListRef, parse_name
@@ -50,6 +51,8 @@ class Settings:
     deadline: float = DEADLINE
     trust_images: tuple[str, ...] = field(default=(), repr=False)  # stores, as in `store`
     packs: bool = False  # whether a push makes packs
+    prefetch: str = PROFILE  # what a mount fetches before anybody asks
+    prefetch_rate: int | None = None  # bytes a second of that; none: as fast as it goes
     store_is_given: bool = False  # on the command line, where it may be mistyped
 
     @property
@@ -92,6 +95,8 @@ def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settin
         deadline=_seconds(known, "deadline"),
         trust_images=_stores(known, "trust_images", at_least=0),
         packs=_flag(known, "packs"),
+        prefetch=_choice(known, "prefetch", MODES),
+        prefetch_rate=_rate(known, "prefetch_rate"),
         store_is_given=bool(store),
     )
 
@@ -127,6 +132,8 @@ def _defaults() -> Known:
         "keep_free": limits.keep_free,
         "deadline": DEADLINE,
         "packs": False,
+        "prefetch": PROFILE,
+        "prefetch_rate": 0,
     }
     if os.geteuid() == 0:
         values |= {
@@ -266,6 +273,11 @@ def parse_size(value: object, what: str) -> int:
     return int(match[1]) << _UNITS[match[2].lower()]
 
 
+def parse_rate(value: object, what: str) -> int | None:
+    """Bytes a second, as a size; None for 0, which is no bound."""
+    return parse_size(value, what) or None
+
+
 def parse_age(text: str, what: str) -> float:
     """Seconds from ``24h``, ``30 min``, ``7d`` or a plain number; BadConfig names ``what``."""
     match = _AGE.fullmatch(text.strip())
@@ -277,6 +289,19 @@ def parse_age(text: str, what: str) -> float:
 def _size(known: Known, name: str) -> int:
     value, where = known[name]
     return parse_size(value, f"{where}: `{name}`")
+
+
+def _rate(known: Known, name: str) -> int | None:
+    value, where = known[name]
+    return parse_rate(value, f"{where}: `{name}`")
+
+
+def _choice(known: Known, name: str, choices: Sequence[str]) -> str:
+    value = _text(known, name)
+    if value not in choices:
+        words = ", ".join(choices)
+        raise BadConfig(f"{known[name][1]}: `{name}` must be one of {words}, not {value!r}")
+    return value
 
 
 def _seconds(known: Known, name: str) -> float:

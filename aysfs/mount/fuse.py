@@ -23,6 +23,7 @@ from pyfuse3 import FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
 
 from aysfs.cache.fetch import Fetcher
 from aysfs.errors import AysfsError, NoSpace
+from aysfs.mount.recording import Recorder
 from aysfs.tree import ROOT, Node, TreeView
 
 log = logging.getLogger(__name__)
@@ -97,8 +98,9 @@ class EngineCounters:
 class FuseEngine(pyfuse3.Operations):
     """One mounted tree."""
 
-    def __init__(self, tree: TreeView, fetcher: Fetcher) -> None:
+    def __init__(self, tree: TreeView, fetcher: Fetcher, recorder: Recorder | None = None) -> None:
         super().__init__()
+        self._recorder = recorder
         self.counters = EngineCounters()
         self.xattrs_refused = False  # once so, the kernel never asks this mount again
         self._fetcher = fetcher
@@ -237,6 +239,8 @@ class FuseEngine(pyfuse3.Operations):
         if size == 0:
             return FileInfo(fh=_NO_DESCRIPTOR, keep_cache=True)
         digest = tree.digest(node)
+        if self._recorder is not None:
+            self._recorder.note(digest, size)
         descriptor = self._fetcher.open_at_once(digest, size)
         if descriptor is None:
             descriptor = await self._fetcher.open_fetched(digest, size, _Path(tree, node))

@@ -1,7 +1,8 @@
 """What this server has not, fetched from other stores: a cache for a rack, in front of them.
 
 Serves the handlers that read. A blob that is missed is asked upstream once however many ask for it,
-verified, kept as if it had been pushed, and served. Lists are mutable, so each is asked upstream
+verified, kept as if it had been pushed, and served; parts of a large one are passed on until it is
+here, verified by whoever asked. Lists are mutable, so each is asked upstream
 whenever it is wanted; the copy kept below ``.upstream/``, beside no list of our own, is for when
 no upstream answers. Owns the flights, which belong to the server and not to the client who asked.
 """
@@ -22,20 +23,23 @@ from aysfs.errors import (
     BlobMissing,
     Corrupt,
     ListMissing,
+    NoRanges,
     NoteMissing,
     StoreTrouble,
 )
+from aysfs.limits import LARGE
 from aysfs.names import ServiceName
 from aysfs.server.metrics import Metrics
 from aysfs.store.blame import blaming
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.open import open_stores
-from aysfs.store.protocol import Store
+from aysfs.store.protocol import Held, Store
 
 log = logging.getLogger(__name__)
 
 KEPT = ".upstream"
 FLIGHTS = 32  # blobs that are fetched at once
+PASSED_ON = 8 << 20  # bytes of a part that is passed on: it is held in memory
 
 _NAMESPACES = 64  # that upstreams are opened for: the names come from clients
 
@@ -48,9 +52,11 @@ class FetchedList(NamedTuple):
 
 
 class _Flight:
-    """A blob on its way."""
+    """A blob on its way. ``sized`` is set once its size is known, or that it will not come."""
 
     def __init__(self) -> None:
+        self.size = 0
+        self.sized = trio.Event()
         self.landed = trio.Event()
         self.error: AysfsError | None = None
 
@@ -71,13 +77,36 @@ class Upstream:
 
     async def fetch(self, namespace: str, digest: Digest, target: Store) -> None:
         """Have a blob in ``target``. BlobMissing, Corrupt or StoreTrouble when that cannot be."""
+        flight = self._flight(namespace, digest, target)
+        await flight.landed.wait()
+        if flight.error is not None:
+            raise flight.error
+
+    async def part(
+        self, namespace: str, digest: Digest, target: Store, start: int, end: int
+    ) -> tuple[bytes, int] | None:
+        """The bytes from ``start`` up to ``end`` of a large blob, and its size, while it comes.
+
+        None where all of the blob should be waited for: it is small, or this is no part to pass on.
+        """
+        flight = self._flight(namespace, digest, target)
+        await flight.sized.wait()
+        size, length = flight.size, end - start
+        if flight.landed.is_set() or size <= LARGE or not 0 < length <= PASSED_ON or end > size:
+            return None
+        held = Held()
+        try:
+            await self._store(namespace).get_range(digest, size, start, length, held)
+        except (NoRanges, BlobMissing, Corrupt):  # the flight says what is the matter
+            return None
+        return held.getvalue(), size
+
+    def _flight(self, namespace: str, digest: Digest, target: Store) -> _Flight:
         flight = self._flights.get((namespace, digest))
         if flight is None:
             flight = self._flights[namespace, digest] = _Flight()
             self._nursery.start_soon(self._fly, flight, namespace, digest, target)
-        await flight.landed.wait()
-        if flight.error is not None:
-            raise flight.error
+        return flight
 
     async def open_list(self, namespace: str, name: ServiceName) -> FetchedList:
         """A list as it is upstream now, else as it was when an upstream answered last."""
@@ -136,8 +165,10 @@ class Upstream:
     async def _fly(self, flight: _Flight, namespace: str, digest: Digest, target: Store) -> None:
         result = "failure"
         try:
+            flight.size = await self._store(namespace).size_of(digest)
+            flight.sized.set()
             async with self._turn:
-                await self._bring(self._store(namespace), digest, target)
+                await self._bring(self._store(namespace), digest, flight.size, target)
             result = "hit"
         except BlobMissing as error:
             flight.error, result = error, "miss"
@@ -154,9 +185,9 @@ class Upstream:
             self._metrics.upstream.labels(result).inc()
             self._flights.pop((namespace, digest), None)
             flight.landed.set()
+            flight.sized.set()
 
-    async def _bring(self, store: Store, digest: Digest, target: Store) -> None:
-        size = await store.size_of(digest)
+    async def _bring(self, store: Store, digest: Digest, size: int, target: Store) -> None:
         with tempfile.TemporaryFile(dir=self._root) as file:
             sink = _Verifying(file, digest, size)
             await store.get(digest, size, sink)

@@ -25,6 +25,7 @@ from aysfs.errors import (
     BlobMissing,
     Corrupt,
     ListMissing,
+    NoRanges,
     NoteMissing,
     StoreTrouble,
 )
@@ -143,6 +144,9 @@ class _Watched:
         self.scope.deadline = trio.current_time() + self._patience
 
 
+_Ask = Callable[[Store, Sink], Awaitable[None]]
+
+
 class Chain:
     """Stores in the order in which they are asked; each with a breaker of its own."""
 
@@ -165,27 +169,45 @@ class Chain:
 
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
         """As any store's. Bytes that the sink refuses as Corrupt are asked of the next store."""
+        await self._read(digest, size, sink, lambda store, to: store.get(digest, size, to))
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        """As ``get``. NoRanges when no store gave the part, but one of them may give the whole."""
+        await self._read(
+            digest,
+            length,
+            sink,
+            lambda store, to: store.get_range(digest, size, start, length, to),
+        )
+
+    async def _read(self, digest: Digest, count: int, sink: Sink, ask: _Ask) -> None:
+        """So many bytes of a blob, from the first store that gives them all and right."""
         watched = _Watched(sink, self._patience)
         errors: list[AysfsError] = []
         for number in self._healthiest_first():
             try:
                 watched.next_store()
                 with self._breakers[number].watching():
-                    await self._ask(self.stores[number], digest, size, watched)
+                    await self._turn(self.stores[number], digest, count, watched, ask)
                 return
             except Corrupt as error:
                 log.warning("%s sent wrong bytes: %s", self.stores[number].label, error)
                 errors.append(error)
-            except (BlobMissing, StoreTrouble) as error:
+            except (BlobMissing, NoRanges, StoreTrouble) as error:
                 errors.append(error)
+        watched.next_store()  # NoRanges promises a sink that has nothing
         raise _most_telling(errors)
 
-    async def _ask(self, store: Store, digest: Digest, size: int, watched: _Watched) -> None:
+    async def _turn(
+        self, store: Store, digest: Digest, count: int, watched: _Watched, ask: _Ask
+    ) -> None:
         """One store's turn, which a silence ends."""
         with watched.scope:
-            await store.get(digest, size, watched)
-            if watched.count != size:
-                raise Corrupt(f"blob {digest.hex()}: only {watched.count} of its {size} bytes")
+            await ask(store, watched)
+            if watched.count != count:
+                raise Corrupt(f"blob {digest.hex()}: only {watched.count} of its {count} bytes")
             return
         raise StoreTrouble(f"{store.label}: not a byte in {self._patience:g} s")
 
@@ -352,8 +374,11 @@ def members(store: Store) -> Sequence[Store]:
 
 
 def _most_telling(errors: Sequence[AysfsError]) -> AysfsError:
-    """Trouble before wrong bytes before a definite absence; it names what each store said."""
-    for kind in (StoreTrouble, Corrupt, BlobMissing):
+    """Trouble before wrong bytes before a definite absence; it names what each store said.
+
+    And NoRanges before all: what said so has the blob, and can be asked for all of it.
+    """
+    for kind in (NoRanges, StoreTrouble, Corrupt, BlobMissing):
         worst = next((error for error in errors if isinstance(error, kind)), None)
         if worst is not None:
             break

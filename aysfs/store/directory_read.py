@@ -15,7 +15,7 @@ from aysfs.errors import BlobMissing, Corrupt, ListMissing, NoteMissing, StoreTr
 from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.blame import blaming, trouble
-from aysfs.store.protocol import OpenList, Sink, Stored, Stray
+from aysfs.store.protocol import OpenList, Sink, Stored, Stray, Writes
 
 CHUNK = 1 << 20
 NO_ROOT = "is the disk of the store mounted? `aysfs store init` makes a new one"
@@ -51,6 +51,24 @@ class Reader:
             with self._buffer() as buffer:
                 for piece in _pieces(fd, path, buffer):
                     sink.write(piece)
+        finally:
+            os.close(fd)
+
+    def read_range(self, digest: Digest, size: int, start: int, length: int, sink: Writes) -> None:
+        """A part of a blob, piece by piece."""
+        fd, path = self._open_blob(digest, size)
+        try:
+            with blaming(path):
+                os.lseek(fd, start, os.SEEK_SET)
+            left = length
+            with self._buffer() as buffer:
+                while left:
+                    with blaming(path):
+                        count = os.readv(fd, [buffer[:left]])
+                    if not count:
+                        raise StoreTrouble(f"{path}: became shorter while it was read")
+                    sink.write(buffer[:count])
+                    left -= count
         finally:
             os.close(fd)
 

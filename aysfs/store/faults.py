@@ -11,7 +11,7 @@ from typing import BinaryIO
 import trio
 
 from aysfs.digest import Digest
-from aysfs.errors import StoreTrouble
+from aysfs.errors import NoRanges, StoreTrouble
 from aysfs.names import ServiceName
 from aysfs.store.protocol import BlobSource, Held, OpenList, Sink, Store, Stored, Stray
 
@@ -28,6 +28,11 @@ class Passes:
 
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
         await self._inner.get(digest, size, sink)
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        await self._inner.get_range(digest, size, start, length, sink)
 
     def at_hand(self, digest: Digest, size: int) -> bytes | None:
         return None  # every read goes through ``get``, where the fault is
@@ -89,23 +94,39 @@ class Passes:
         return held.getvalue()
 
 
-class FlipsLastByte(Passes):
-    """Every blob arrives with its last byte inverted."""
+class _Spoils(Passes):
+    """Gives what ``_spoil`` makes of the bytes of a blob, or of a part of one."""
 
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
-        data = await self._bytes(digest, size)
+        await self._spoil(await self._bytes(digest, size), sink)
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        held = Held()
+        await self._inner.get_range(digest, size, start, length, held)
+        await self._spoil(held.getvalue(), sink)
+
+    async def _spoil(self, data: bytes, sink: Sink) -> None:
+        raise NotImplementedError
+
+
+class FlipsLastByte(_Spoils):
+    """Every blob, and every part of one, arrives with its last byte inverted."""
+
+    async def _spoil(self, data: bytes, sink: Sink) -> None:
         sink.write(data[:-1] + bytes(byte ^ 0xFF for byte in data[-1:]))
 
 
-class Truncates(Passes):
+class Truncates(_Spoils):
     """Every blob ends after ``keep`` bytes, without a word."""
 
     def __init__(self, inner: Store, keep: int) -> None:
         super().__init__(inner)
         self._keep = keep
 
-    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
-        sink.write((await self._bytes(digest, size))[: self._keep])
+    async def _spoil(self, data: bytes, sink: Sink) -> None:
+        sink.write(data[: self._keep])
 
 
 class AnswersAnother(Passes):
@@ -119,8 +140,23 @@ class AnswersAnother(Passes):
         await trio.lowlevel.checkpoint()
         sink.write(self._blob)
 
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        await self.get(digest, size, sink)
 
-class Stalls(Passes):
+
+class WithoutRanges(Passes):
+    """Gives blobs as they are, and never a part of one."""
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        await trio.lowlevel.checkpoint()
+        raise NoRanges(f"{self.label}: gives no parts")
+
+
+class Stalls(_Spoils):
     """Every blob stops after ``after`` bytes and never goes on; ``stalled`` tells when."""
 
     def __init__(self, inner: Store, after: int = 0) -> None:
@@ -128,8 +164,8 @@ class Stalls(Passes):
         self._after = after
         self.stalled = trio.Event()
 
-    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
-        sink.write((await self._bytes(digest, size))[: self._after])
+    async def _spoil(self, data: bytes, sink: Sink) -> None:
+        sink.write(data[: self._after])
         self.stalled.set()
         await trio.sleep_forever()
 
@@ -143,6 +179,12 @@ class _Gated(Passes):
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
         await self._enter("get", digest)
         await super().get(digest, size, sink)
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        await self._enter("get_range", digest)
+        await super().get_range(digest, size, start, length, sink)
 
     async def missing(self, blobs: Mapping[Digest, int]) -> set[Digest]:
         await self._enter("missing", None)
@@ -247,12 +289,19 @@ class Counts(_Gated):
         self.gets: Counter[Digest] = Counter()
         self.puts: Counter[Digest] = Counter()
         self.opened: Counter[ServiceName] = Counter()
+        self.ranges: list[tuple[Digest, int, int]] = []  # digest, start, length; in their order
         self.calls: Counter[str] = Counter()
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        self.ranges.append((digest, start, length))
+        await super().get_range(digest, size, start, length, sink)
 
     async def _enter(self, call: str, key: object) -> None:
         await trio.lowlevel.checkpoint()
         self.calls[call] += 1
         if isinstance(key, ServiceName):
             self.opened[key] += call == "open_list"
-        elif isinstance(key, bytes):
+        elif isinstance(key, bytes) and call in ("get", "put"):
             (self.gets if call == "get" else self.puts)[Digest(key)] += 1

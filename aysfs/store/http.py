@@ -8,7 +8,7 @@ large blob are hashed and written in a thread (``http_pour``). Such a server tak
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote
 
@@ -27,9 +27,16 @@ from aysfs.store import layout
 from aysfs.store.crew import side_by_side
 from aysfs.store.http_address import HttpAddress
 from aysfs.store.http_client import HttpClient
-from aysfs.store.http_fetch import fetch
+from aysfs.store.http_fetch import fetch, fetch_part
 from aysfs.store.http_listing import names_in
-from aysfs.store.http_request import Bounds, Head, NotThereError, OtherSize, Refused, Streamed
+from aysfs.store.http_request import (
+    Bounds,
+    Head,
+    NotThereError,
+    OtherSize,
+    Refused,
+)
+from aysfs.store.http_streamed import Compressible, Streamed
 from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
 
 CONNECTIONS = 16
@@ -70,10 +77,29 @@ class HttpStore:
         return self._label
 
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        await self._find(
+            digest,
+            lambda url, where: fetch(
+                self._client, self._limiter, url, where, self._bounds, size, sink
+            ),
+        )
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        await self._find(
+            digest,
+            lambda url, where: fetch_part(
+                self._client, self._limiter, url, where, self._bounds, size, start, length, sink
+            ),
+        )
+
+    async def _find(self, digest: Digest, read: Callable[[str, str], Awaitable[None]]) -> None:
+        """Read a blob where it lies, by its URL and by how messages name it."""
         other: OtherSize | None = None
         for place in self._places:
             try:
-                await self._fetch(place(self._namespace, digest), size, sink)
+                await read(*self._at(place(self._namespace, digest)))
             except NotThereError:
                 continue
             except OtherSize as error:
@@ -117,7 +143,7 @@ class HttpStore:
             file.seek(0)
             file.truncate()
 
-        request = Streamed(*self._at(relative), self._bounds, None, file, rewind)
+        request = Compressible(*self._at(relative), self._bounds, file, rewind)
         try:
             await self._client.perform(request)
             file.seek(0)
@@ -213,11 +239,6 @@ class HttpStore:
         # No name of a blob, list or note has a character that needs quoting.
         rest = relative[len(self._namespace) :]
         return self._prefix + rest, f"{self._label}/{relative}"
-
-    async def _fetch(self, relative: str, size: int, sink: Sink) -> None:
-        """The bytes of a file of this size; OtherSize before the first when it has another."""
-        url, where = self._at(relative)
-        await fetch(self._client, self._limiter, url, where, self._bounds, size, sink)
 
     async def _holds(self, digest: Digest, size: int) -> bool:
         for place in self._places:

@@ -5,14 +5,17 @@ it, are done in a thread meanwhile. Owns the pieces between the two, a bounded n
 bytes: a transfer that is faster than the sink is paused.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import pycurl
 import trio
 
+from aysfs.store.curl import Ended
 from aysfs.store.gate import Gate
 from aysfs.store.http_client import HttpClient
-from aysfs.store.http_request import Bounds, Streamed
+from aysfs.store.http_request import Request
+from aysfs.store.http_streamed import Streamed
 from aysfs.store.protocol import Sink
 
 FULL = 2 << 20  # 1 GiB: 1 and 4 MiB were as fast; each large blob under way holds twice this
@@ -21,15 +24,14 @@ FULL = 2 << 20  # 1 GiB: 1 and 4 MiB were as fast; each large blob under way hol
 async def pour(
     client: HttpClient,
     limiter: trio.CapacityLimiter,
-    url: str,
-    where: str,
-    bounds: Bounds,
-    size: int,
     sink: Sink,
+    make: Callable[["Pipe"], Streamed],
 ) -> None:
-    """Have the sink take a body of this size; raises as the request does, or as the sink."""
-    pipe = _Pipe(client, sink)
-    request = _Poured(url, where, bounds, size, pipe)
+    """Have the sink take the body of the request that writes to a pipe; raises as the request
+    does, or as the sink.
+    """
+    pipe = Pipe(client, sink)
+    request = _Paused(make(pipe), pipe)
     failed: Exception | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -45,7 +47,7 @@ async def pour(
         raise pipe.error or failed or AssertionError
 
 
-class _Pipe:
+class Pipe:
     """Takes from libcurl's callbacks, gives to a thread. ``error`` is the sink's."""
 
     def __init__(self, client: HttpClient, sink: Sink) -> None:
@@ -121,19 +123,24 @@ class _Pipe:
             self._client.resume(handle)
 
 
-class _Poured(Streamed):
-    """Is paused while the pipe is full."""
+class _Paused(Request):
+    """A request that waits while its pipe is full."""
 
-    def __init__(self, url: str, where: str, bounds: Bounds, size: int, pipe: _Pipe) -> None:
-        super().__init__(url, where, bounds, size, pipe, pipe.restart)
+    def __init__(self, inner: Streamed, pipe: Pipe) -> None:
+        super().__init__(inner.url, inner.where, inner.bounds)
+        self._inner = inner
         self._pipe = pipe
         self._handle: Any = None
 
     def prepare(self, easy: Any) -> None:
-        super().prepare(easy)
+        self._inner.prepare(easy)
+        easy.setopt(pycurl.WRITEFUNCTION, self._take)
         self._handle, self._pipe.paused = easy, None
+
+    def judge(self, easy: Any, ended: Ended) -> float | None:
+        return self._inner.judge(easy, ended)
 
     def _take(self, data: bytes) -> int | None:
         if self._pipe.is_full:
             return self._pipe.pause(self._handle)
-        return super()._take(data)
+        return self._inner.take(data)

@@ -2,27 +2,19 @@
 
 Serves the HTTP store, which performs the transfers: in the event loop or in a thread. A request
 prepares an easy handle, and judges how its transfer ended: answered, to be tried again after
-a pause, or an error. Owns what is remembered between the tries: where a body stopped, what
-it was part of, and how often was tried. Nothing here waits.
+a pause, or an error. Owns how often was tried. Nothing here waits. Bodies that go to a sink as they
+come are ``http_streamed``'s.
 """
 
-import email.utils
 import os
-import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pycurl
 
-from aysfs.errors import AysfsError, Corrupt, StoreTrouble
+from aysfs.errors import Corrupt, StoreTrouble
 from aysfs.store.curl import CLOSED, Ended
-from aysfs.store.protocol import Writes
 
 ERROR_PAGE = 16 << 10  # bytes of a refusal that are read to keep its connection
-PROGRESS = 1 << 20  # a try that brings so many bytes does not count
-
-_RANGE = re.compile(r"bytes (\d{1,19})-\d+/(\d{1,19})", re.ASCII)
-_LATEST = 1 << 33  # seconds; a list's times are 64-bit nanoseconds
 
 CUT = frozenset(
     (
@@ -85,7 +77,7 @@ class Request:
     def __init__(self, url: str, where: str, bounds: Bounds) -> None:
         self.url = url
         self.where = where
-        self._bounds = bounds
+        self.bounds = bounds
         self._left = bounds.tries
         self._patience = bounds.patience
 
@@ -107,15 +99,15 @@ class Request:
 
     def _failed(self, easy: Any, ended: Ended) -> float:
         """What it means that there is no answer, or no whole one."""
-        error = broken(self.where, easy, ended, self._bounds)
+        error = broken(self.where, easy, ended, self.bounds)
         if ended.code in CUT:
             return self._again(str(error).removeprefix(f"{self.where}: "), 0.0, error.hint)
         raise error
 
     def _again(self, what: str, asked: float = 0.0, hint: str | None = None) -> float:
         self._left -= 1
-        done = self._bounds.tries - self._left
-        pause = max(self._bounds.backoff * 2.0 ** (done - 1), asked)
+        done = self.bounds.tries - self._left
+        pause = max(self.bounds.backoff * 2.0 ** (done - 1), asked)
         self._patience -= pause
         if self._patience < 0:
             words = f"; it asks to be left alone for {asked:g} s" if asked else ""
@@ -169,136 +161,6 @@ class Held(Request):
                 return self._again(f"{got} of {self._size} bytes")
             raise wrong_size(self.where, length if length >= 0 else got, self._size)
         return None
-
-
-class Streamed(Request):
-    """A body that goes to a sink as it comes: cut short, it goes on where it stopped.
-
-    Where the server cannot go on, ``rewind`` makes the sink take it from the beginning again.
-    ``size`` is None where only the server knows it.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        where: str,
-        bounds: Bounds,
-        size: int | None,
-        sink: Writes,
-        rewind: Callable[[], object],
-    ) -> None:
-        super().__init__(url, where, bounds)
-        self._size = size
-        self._sink = sink
-        self._rewind = rewind
-        self._position = 0
-        self._validators: tuple[str, str] | None = None  # ETag, Last-Modified of what was begun
-        self._begun_at = 0  # where this try began
-        self._status_code = 0
-        self._headers: dict[str, str] = {}
-        self._accepted = False
-        self._page = 0
-        self._error: BaseException | None = None
-
-    @property
-    def mtime_ns(self) -> int:
-        """The time that the server gives the file, the epoch when it gives none."""
-        date = email.utils.parsedate_tz(self._validators[1]) if self._validators else None
-        try:
-            seconds = email.utils.mktime_tz(date) if date else 0
-        except (ValueError, OverflowError):  # the year 99999
-            return 0
-        return seconds * 1_000_000_000 if 0 <= seconds < _LATEST else 0
-
-    def prepare(self, easy: Any) -> None:
-        self._accepted, self._page = False, 0
-        self._begun_at = self._position
-        easy.setopt(pycurl.URL, self.url)
-        easy.setopt(pycurl.HEADERFUNCTION, self._header)
-        easy.setopt(pycurl.WRITEFUNCTION, self._take)
-        if self._size is not None:
-            longest = self._bounds.whole + self._size / self._bounds.slowest
-            easy.setopt(pycurl.TIMEOUT_MS, int(longest * 1000))
-        if self._position:
-            easy.setopt(pycurl.RANGE, f"{self._position}-")
-            etag, date = self._validators or ("", "")
-            unchanged = date if not etag or etag.startswith("W/") else etag
-            if unchanged:
-                easy.setopt(pycurl.HTTPHEADER, [f"If-Range: {unchanged}"])
-
-    def judge(self, easy: Any, ended: Ended) -> float | None:
-        if not ended.code and self._status_code == 200 and not self._accepted:
-            self._accept_safely()  # an empty body
-        if self._error is not None:
-            raise self._error
-        if ended.code and ended.code != pycurl.E_WRITE_ERROR:
-            if self._position - self._begun_at >= PROGRESS:
-                self._left = self._bounds.tries
-            return self._failed(easy, ended)
-        if not self._accepted:
-            if self._position and self._status_code in (404, 410):
-                raise StoreTrouble(f"{self.where}: went away while it was read")
-            return self._status(easy, self._status_code)
-        if self._size is not None and self._position != self._size:
-            return self._again(f"{self._position} of {self._size} bytes")
-        return None
-
-    # --- what libcurl calls; an exception here would be printed and lost ----------------------
-
-    def _header(self, line: bytes) -> None:
-        text = line.decode("iso-8859-1")
-        if text.startswith("HTTP/"):  # of each redirect as well
-            self._headers.clear()
-            status = text.split(" ", 2)[1:2]
-            self._status_code = int(status[0]) if status and status[0].strip().isdecimal() else 0
-            return
-        name, colon, value = text.partition(":")
-        if colon:
-            self._headers[name.strip().lower()] = value.strip()
-
-    def _take(self, data: bytes) -> int | None:
-        if not self._accepted and not self._accept_safely():
-            self._page += len(data)
-            return None if self._error is None and self._page <= ERROR_PAGE else 0
-        if self._size is not None and self._position + len(data) > self._size:
-            self._error = Corrupt(f"{self.where}: more than its {self._size} bytes")
-            return 0
-        try:
-            self._sink.write(data)
-        except BaseException as error:  # noqa: BLE001 - `judge` raises it
-            self._error = error
-            return 0
-        self._position += len(data)
-        return None
-
-    def _accept_safely(self) -> bool:
-        try:
-            self._accepted = self._accept()
-        except AysfsError as error:
-            self._error = error
-        return self._accepted
-
-    def _accept(self) -> bool:
-        """Whether the body is what the sink waits for; False for a page that explains a refusal."""
-        validators = self._headers.get("etag", ""), self._headers.get("last-modified", "")
-        if self._status_code == 200:
-            if self._position:
-                self._rewind()
-                self._position = self._begun_at = 0
-            length = self._headers.get("content-length", "")
-            if self._size is not None and length.isdecimal() and int(length) != self._size:
-                raise wrong_size(self.where, int(length), self._size)
-            self._validators = validators
-            return True
-        if self._status_code != 206 or not self._position:
-            return False
-        found = _RANGE.fullmatch(self._headers.get("content-range", ""))
-        total = int(found[2]) if found else -1
-        if not found or int(found[1]) != self._position or self._size not in (None, total):
-            raise StoreTrouble(f"{self.where}: another range came than the one asked for")
-        if self._validators != validators:
-            raise StoreTrouble(f"{self.where}: changed on the server while it was read")
-        return True
 
 
 class Head(Request):

@@ -14,7 +14,16 @@ from aysfs.digest import Digest
 from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.gate import Gate
-from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
+from aysfs.store.protocol import (
+    PART_IN_LOOP,
+    BlobSource,
+    Held,
+    OpenList,
+    Sink,
+    Stored,
+    Stray,
+    Writes,
+)
 
 T = TypeVar("T")
 
@@ -23,6 +32,9 @@ class Reader(Protocol):
     """Reads, as the Store protocol says, and blocks."""
 
     def read(self, digest: Digest, size: int, sink: Sink) -> None: ...
+    def read_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Writes
+    ) -> None: ...
     def size_of(self, digest: Digest) -> int: ...
     def missing(self, wanted: Mapping[Digest, int]) -> set[Digest]: ...
     def open_list(self, name: ServiceName) -> OpenList: ...
@@ -70,6 +82,24 @@ class StoreInThreads:
         gate = Gate(sink)
         try:
             await self._in_thread(lambda: self._reader.read(digest, size, gate))
+        finally:
+            gate.close()
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        if length <= PART_IN_LOOP:
+            held = Held()
+            await self._in_thread(
+                lambda: self._reader.read_range(digest, size, start, length, held)
+            )
+            sink.write(held.getbuffer())
+            return
+        gate = Gate(sink)
+        try:
+            await self._in_thread(
+                lambda: self._reader.read_range(digest, size, start, length, gate)
+            )
         finally:
             gate.close()
 

@@ -45,14 +45,20 @@ class MemoryStore:
         return digest
 
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        await self.get_range(digest, size, 0, size, sink)
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
         await trio.lowlevel.checkpoint()
         data = self.blobs.get(digest)
         if data is None:
             raise BlobMissing(f"{self._label} has no blob {digest.hex()}")
         if len(data) != size:
             raise Corrupt(f"{self._label}: {digest.hex()} has {len(data)} bytes, not {size}")
-        for start in range(0, size, CHUNK):
-            sink.write(data[start : start + CHUNK])
+        end = start + length
+        for position in range(start, end, CHUNK):
+            sink.write(data[position : min(position + CHUNK, end)])
             await trio.lowlevel.checkpoint()
 
     def at_hand(self, digest: Digest, size: int) -> bytes | None:

@@ -13,7 +13,7 @@ are the same, and what a gc sees as its age begins again.
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import BinaryIO, TypeVar
@@ -26,6 +26,7 @@ from aysfs.errors import (
     BlobMissing,
     Corrupt,
     ListMissing,
+    NoRanges,
     NoteMissing,
     StoreTrouble,
 )
@@ -37,7 +38,16 @@ from aysfs.store.objects_address import ObjectAddress
 from aysfs.store.objects_bucket import PART, Bounds, Bucket
 from aysfs.store.objects_held import Job, Place, Search
 from aysfs.store.objects_signed import SignedReads
-from aysfs.store.protocol import BlobSource, OpenList, Sink, Stored, Stray
+from aysfs.store.protocol import (
+    PART_IN_LOOP,
+    BlobSource,
+    Held,
+    OpenList,
+    Sink,
+    Stored,
+    Stray,
+    Writes,
+)
 
 T = TypeVar("T")
 
@@ -77,14 +87,21 @@ class ObjectsStore:
         return self._bucket.label
 
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
-        if self._signed is not None:
-            await self._get_signed(self._signed, digest, size, sink)
+        if (signed := self._signed) is not None:
+            await self._find(digest, size, lambda path: signed.fetch(path, size, sink))
             return
-        gate = Gate(sink)
-        try:
-            await self._in_thread(lambda: self._read(digest, size, gate))
-        finally:
-            gate.close()
+        await self._in_thread_into(sink, None, lambda to: self._read(digest, size, None, to))
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        if (signed := self._signed) is not None:
+            await self._find(
+                digest, size, lambda path: signed.fetch_part(path, size, start, length, sink)
+            )
+            return
+        part = start, start + length
+        await self._in_thread_into(sink, length, lambda to: self._read(digest, size, part, to))
 
     def at_hand(self, digest: Digest, size: int) -> bytes | None:
         return None  # a network is never at hand
@@ -230,16 +247,22 @@ class ObjectsStore:
 
     # --- in the event loop -------------------------------------------------------------------
 
-    async def _get_signed(self, signed: SignedReads, digest: Digest, size: int, sink: Sink) -> None:
+    async def _find(
+        self, digest: Digest, size: int, read: Callable[[str], Awaitable[None]]
+    ) -> None:
+        """Read a blob, by the path of its object."""
         other: Corrupt | None = None
         for place in self._places:
             path = place(self._namespace, digest)
             try:
-                await signed.fetch(path, size, sink)
+                await read(path)
             except NotThereError:
                 continue
             except OtherSize as error:
                 other = other or error
+            except NoRanges:  # also what is said of a part behind the end, here without the size
+                await self._in_thread(partial(self._bucket.check_size, path, size))
+                raise
             except Refused as error:
                 why = await self._in_thread(partial(self._bucket.explain, path))
                 raise why or error from None
@@ -260,12 +283,13 @@ class ObjectsStore:
         top = self._bucket.below(self._namespace)
         return self._places if "files" in top.folders else (layout.blob,)
 
-    def _read(self, digest: Digest, size: int, gate: Gate) -> None:
+    def _read(self, digest: Digest, size: int, part: tuple[int, int] | None, sink: Writes) -> None:
+        """A blob, or its bytes from the first number up to the second."""
         other: Corrupt | None = None
         for place in self._places:
             path = place(self._namespace, digest)
             try:
-                found, pieces = self._bucket.read(path, size)
+                found, pieces = self._bucket.read(path, size, part)
             except NotThereError:
                 continue
             if found.size != size:
@@ -273,7 +297,7 @@ class ObjectsStore:
                 continue
             self._found(place)
             for piece in pieces:
-                gate.write(piece)
+                sink.write(piece)
             return
         raise other or BlobMissing(f"{self.label} has no blob {digest.hex()}")
 
@@ -358,6 +382,21 @@ class ObjectsStore:
             stop.set()
         if failed:
             raise failed[0]
+
+    async def _in_thread_into(
+        self, sink: Sink, length: int | None, read: Callable[[Writes], None]
+    ) -> None:
+        """Read in a thread; few bytes reach the sink from here."""
+        if length is not None and length <= PART_IN_LOOP:
+            held = Held()
+            await self._in_thread(partial(read, held))
+            sink.write(held.getbuffer())
+            return
+        gate = Gate(sink)
+        try:
+            await self._in_thread(partial(read, gate))
+        finally:
+            gate.close()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)

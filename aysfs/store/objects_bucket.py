@@ -15,11 +15,18 @@ import obstore
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from aysfs import __version__
-from aysfs.errors import BadConfig, StoreTrouble
-from aysfs.store.http_request import NotThereError
+from aysfs.errors import BadConfig, NoRanges, StoreTrouble
+from aysfs.store.http_request import NotThereError, wrong_size
 from aysfs.store.objects_address import AZURE, GCS, S3, ObjectAddress
 from aysfs.store.objects_config import Configured, configure, host_of
-from aysfs.store.objects_trouble import ERRORS, is_not_there, is_overtaken, trouble
+from aysfs.store.objects_trouble import (
+    ERRORS,
+    is_not_there,
+    is_overtaken,
+    is_without_ranges,
+    trouble,
+    understand,
+)
 
 QUICK = 1 << 20  # up to so many bytes a request has to end within Bounds.quick
 PAGE = 1000  # objects in one answer to a listing
@@ -28,6 +35,7 @@ MOST_PARTS = 10_000
 PARTS_AT_ONCE = 4
 SIGNED = timedelta(hours=12)  # what a large blob may take, with all its tries
 DELETED = 100  # in one request: a thousand take a slow server longer than Bounds.idle
+_UNSATISFIABLE = 416  # a range behind the end of the object
 _DELETING = 8  # such requests side by side
 
 
@@ -93,13 +101,26 @@ class Bucket:
             raise StoreTrouble(f"{self.label}: the store was closed")
         return self._clients
 
-    def read(self, path: str, expected: int) -> tuple[Found, Iterator[memoryview]]:
-        """An object and its bytes in order, read with patience for so many of them."""
-        client = self._quick if expected <= QUICK else self._long
+    def read(
+        self, path: str, expected: int, part: tuple[int, int] | None = None
+    ) -> tuple[Found, Iterator[memoryview]]:
+        """An object and its bytes in order, read with patience for so many of them.
+
+        With ``part`` only those from the first number up to the second; NoRanges where the store
+        gives only all of them.
+        """
+        count = part[1] - part[0] if part else expected
+        client = self._quick if count <= QUICK else self._long
+        options: Any = {"range": part} if part else {}
         with self._asking(path):
-            result = obstore.get(client, path)
+            try:
+                result = obstore.get(client, path, options=options)
+            except ERRORS as error:
+                if part:
+                    self._refuses_part(path, expected, error)
+                raise
             found = _found(result.meta)
-        return found, self._pieces(path, found, result)
+        return found, self._pieces(path, count if part else found.size, result)
 
     def sign(self, path: str) -> str:
         """A URL that whoever has it may read the object by: quick, where ``may_sign``."""
@@ -124,6 +145,12 @@ class Bucket:
             if is_not_there(error):
                 return None
             raise self._trouble(path, error) from error
+
+    def check_size(self, path: str, size: int) -> None:
+        """OtherSize for an object that has another one."""
+        found = self.head(path)
+        if found is not None and found.size != size:
+            raise wrong_size(self.at(path), found.size, size)
 
     def put(self, path: str, data: bytes) -> None:
         """Keep an object in one request: it is there whole, or as it was."""
@@ -197,9 +224,9 @@ class Bucket:
             return paths, False
         return paths, True
 
-    def _pieces(self, path: str, found: Found, result: Any) -> Iterator[memoryview]:
+    def _pieces(self, path: str, size: int, result: Any) -> Iterator[memoryview]:
         done = 0
-        stream = iter(result.stream(min_chunk_size=min(QUICK, max(found.size, 1))))
+        stream = iter(result.stream(min_chunk_size=min(QUICK, max(size, 1))))
         while True:
             try:
                 piece = next(stream, None)
@@ -209,8 +236,8 @@ class Bucket:
                 break
             done += len(piece)
             yield memoryview(piece)
-        if done != found.size:
-            raise StoreTrouble(f"{self.at(path)}: {done} bytes came of {found.size}")
+        if done != size:
+            raise StoreTrouble(f"{self.at(path)}: {done} bytes came of {size}")
 
     def at(self, path: str) -> str:
         """How messages name an object."""
@@ -218,6 +245,14 @@ class Bucket:
 
     def _trouble(self, path: str, error: Exception) -> StoreTrouble:
         return trouble(self.at(path), error)
+
+    def _refuses_part(self, path: str, size: int, error: Exception) -> None:
+        """Raise what it means when it is only the part of an object of this size."""
+        if understand(error).status == _UNSATISFIABLE:
+            self.check_size(path, size)
+        elif not is_without_ranges(error):
+            return
+        raise NoRanges(f"{self.at(path)}: the store gives only all of it") from error
 
     @contextlib.contextmanager
     def _asking(self, path: str) -> Iterator[None]:

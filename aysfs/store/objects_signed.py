@@ -11,7 +11,7 @@ import trio
 from aysfs.store import http_request
 from aysfs.store.http_address import HttpAddress
 from aysfs.store.http_client import HttpClient
-from aysfs.store.http_fetch import fetch
+from aysfs.store.http_fetch import fetch, fetch_part
 from aysfs.store.objects_bucket import Bounds, Bucket
 from aysfs.store.protocol import Sink
 
@@ -37,6 +37,13 @@ class SignedReads:
         """
         url, where = self._bucket.sign(path), self._bucket.at(path)
         await fetch(self._client, self._limiter, url, where, self._bounds, size, sink)
+
+    async def fetch_part(self, path: str, size: int, start: int, length: int, sink: Sink) -> None:
+        """Some bytes of an object of this size. Raises as ``fetch``, and NoRanges."""
+        url, where = self._bucket.sign(path), self._bucket.at(path)
+        await fetch_part(
+            self._client, self._limiter, url, where, self._bounds, size, start, length, sink
+        )
 
     async def aclose(self) -> None:
         await self._client.aclose()

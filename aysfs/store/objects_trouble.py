@@ -100,3 +100,8 @@ def is_overtaken(error: Exception) -> bool:
     """
     text = str(error)
     return "ETag Header missing" in text or "missing field `ETag`" in text
+
+
+def is_without_ranges(error: Exception) -> bool:
+    """Whether a store answered a request for a part with the whole (object_store's NotPartial)."""
+    return "non-partial response" in str(error)

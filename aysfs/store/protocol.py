@@ -12,6 +12,9 @@ from typing import BinaryIO, NamedTuple, Protocol
 from aysfs.digest import Digest
 from aysfs.names import ServiceName
 
+PART_IN_LOOP = 1 << 20
+"""Bytes of a part that the sink gets in the event loop; a larger one may come from a thread."""
+
 
 class Writes(Protocol):
     """Where bytes go. Called from the event loop or from one worker thread."""
@@ -95,6 +98,16 @@ class Store(Protocol):
 
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
         """Write the blob's bytes to the sink, in order, once. BlobMissing when not there."""
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        """Write ``length`` bytes from ``start`` of a blob of this size to the sink, in order, once.
+
+        At least one byte, and none behind the blob's end. In the event loop for up to
+        ``PART_IN_LOOP`` bytes. BlobMissing when not there; NoRanges, before a byte reached the
+        sink, where the store gives nothing but whole blobs.
+        """
 
     def at_hand(self, digest: Digest, size: int) -> bytes | None:
         """The bytes of a small blob that needs no waiting, None where ``get`` must be asked.

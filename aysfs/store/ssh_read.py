@@ -43,13 +43,18 @@ class Reader:
 
     def read(self, digest: Digest, size: int, sink: Sink) -> None:
         """A blob of any size, piece by piece."""
+        self.read_range(digest, size, 0, size, sink)
+
+    def read_range(self, digest: Digest, size: int, start: int, length: int, sink: Writes) -> None:
+        """A part of a blob, piece by piece."""
         other: Corrupt | None = None
         with self._link.wire() as wire:
             for place in (layout.blob, layout.old_blob):
                 relative = place(self._namespace, digest)
                 try:
                     with self._opened(wire, relative) as handle:
-                        self._pour(wire, handle, relative, size, sink)
+                        spans = _spans(start, start + length)
+                        self._pour(wire, handle, relative, size, sink, spans)
                     return
                 except NotThereError:
                     continue
@@ -95,7 +100,7 @@ class Reader:
             with self._link.wire() as wire:
                 try:
                     with self._opened(wire, relative) as handle:
-                        found = self._pour(wire, handle, relative, None, file)
+                        found = self._pour_all(wire, handle, relative, file)
                 except NotThereError:
                     raise self.list_missing(wire, name) from None
             file.seek(0)
@@ -120,7 +125,7 @@ class Reader:
         with self._link.wire() as wire:
             try:
                 with self._opened(wire, relative) as handle:
-                    self._pour(wire, handle, relative, None, held)
+                    self._pour_all(wire, handle, relative, held)
             except NotThereError:
                 self._check_present(wire)
                 raise NoteMissing(f"{self._label} has no note {name}") from None
@@ -179,13 +184,21 @@ class Reader:
             if not wire.failed:
                 wire.tell(*ssh_wire.close(handle))
 
+    def _pour_all(self, wire: Wire, handle: bytes, relative: str, sink: Writes) -> Attributes:
+        """The bytes of an open file of any size into the sink."""
+        size = self._sized(relative, wire.ask(*ssh_wire.fstat(handle)), None).size
+        return self._pour(wire, handle, relative, size, sink, _spans(0, size))
+
     def _pour(
-        self, wire: Wire, handle: bytes, relative: str, size: int | None, sink: Writes
+        self,
+        wire: Wire,
+        handle: bytes,
+        relative: str,
+        size: int,
+        sink: Writes,
+        spans: Sequence[tuple[int, int]],
     ) -> Attributes:
-        """The bytes of an open file into the sink; Corrupt when there are not ``size`` of them."""
-        if size is None:
-            size = self._sized(relative, wire.ask(*ssh_wire.fstat(handle)), None).size
-        spans = list(_spans(size))
+        """These bytes of an open file into the sink; Corrupt when the file has another size."""
         reads = (ssh_wire.read(handle, start, count) for start, count in spans)
         answers = wire.pipelined(itertools.chain([ssh_wire.fstat(handle)], reads))
         with contextlib.closing(answers):
@@ -321,7 +334,7 @@ class _Bounded:
             raise StoreTrouble(f"{self._where}: larger than the {layout.NOTE_LIMIT} of a note")
 
 
-def _spans(size: int) -> Iterator[tuple[int, int]]:
-    """Where each piece of a file begins, and its length."""
-    for start in range(0, size, ssh_wire.PIECE):
-        yield start, min(ssh_wire.PIECE, size - start)
+def _spans(start: int, end: int) -> list[tuple[int, int]]:
+    """Where each piece of a part of a file begins, and its length."""
+    piece = ssh_wire.PIECE
+    return [(position, min(piece, end - position)) for position in range(start, end, piece)]

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import trio
 
 from aysfs.digest import Digest
-from aysfs.errors import BadList, BlobMissing, Corrupt, NoteMissing, PackDamaged, StoreTrouble
+from aysfs.errors import BadList, BlobMissing, Corrupt, PackDamaged, StoreTrouble
 from aysfs.flist.entry import Entry, Kind
 from aysfs.flist.text import FlistReader
 from aysfs.names import ServiceName
-from aysfs.store import layout
 from aysfs.store.packs import PublishedPacks, blobs_of, delete_packs, read_index, read_packs
+from aysfs.store.profile import delete_profile
 from aysfs.store.protocol import OpenList, Store, Stray
 from aysfs.store.tree_image import PublishedImage, delete_image, read_image
 
@@ -111,25 +111,12 @@ async def packs_of(store: Store, name: ServiceName, sha256: str) -> PublishedPac
     return found if found is not None and found.list_sha256 == sha256 else None
 
 
-async def profile_of(store: Store, name: ServiceName) -> bytes | None:
-    """The profile that a store has of a service, as it is there."""
-    note = layout.profile_note(str(name))
-    if not layout.is_note(note):  # too long a name
-        return None
-    try:
-        return await store.read_note(note)
-    except NoteMissing:
-        return None
-
-
 async def remove_list(store: Store, name: ServiceName) -> None:
     """Have this list no more, nor the notes of what belongs to it. ListMissing when it was not."""
     await store.delete_list(name)
     await delete_image(store, name)
     await delete_packs(store, name)
-    note = layout.profile_note(str(name))
-    if layout.is_note(note):
-        await store.delete_note(note)
+    await delete_profile(store, name)
 
 
 def sha256_of(opened: OpenList) -> str:

@@ -63,6 +63,7 @@ CODE_OF = {
     "BuildFailed": ExitCode.BUILD,
     "VerifyFailed": ExitCode.VERIFY,
     "StoreTrouble": ExitCode.STORE,
+    "NoRanges": ExitCode.STORE,
     "Stalled": ExitCode.STORE,
     "Corrupt": ExitCode.CORRUPT,
     "CacheUnusable": ExitCode.CACHE,

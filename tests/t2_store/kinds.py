@@ -43,10 +43,19 @@ class OldLayout(Passes):
         self._namespace = root / "dedupe"
 
     async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        self._move()
+        await super().get(digest, size, sink)
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        self._move()
+        await super().get_range(digest, size, start, length, sink)
+
+    def _move(self) -> None:
         for old in [path for path in self._namespace.glob("?") if path.is_dir()]:
             shutil.copytree(old, self._namespace / "files" / old.name, dirs_exist_ok=True)
             shutil.rmtree(old)
-        await super().get(digest, size, sink)
 
 
 def directory(root: Path) -> Path:

@@ -12,7 +12,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, BlobMissing, Corrupt, ListMissing, NoteMissing, StoreTrouble
+from aysfs.errors import (
+    AysfsError,
+    BlobMissing,
+    Corrupt,
+    ListMissing,
+    NoRanges,
+    NoteMissing,
+    StoreTrouble,
+)
 from aysfs.names import parse_name
 from aysfs.store.chain import FIRST_REST, LONGEST_REST, PATIENCE, Chain
 from aysfs.store.directory import DirectoryStore
@@ -26,6 +34,7 @@ from aysfs.store.faults import (
     Stalls,
     Truncates,
     Vanishes,
+    WithoutRanges,
 )
 from aysfs.store.memory import MemoryStore
 from aysfs.store.open import open_stores
@@ -95,6 +104,73 @@ async def test_another_store_stands_in(first: Store) -> None:
     chain = Chain([first, memory("good", DATA), FailsAlways(memory())])
     assert await get(chain) == DATA
     assert await get(chain) == DATA
+
+
+class VerifiedPart(Held):
+    """A sink that refuses other bytes than the part's with the last of them."""
+
+    def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]  # BytesIO takes more
+        count = super().write(data)
+        if self.tell() >= LENGTH and self.getvalue() != PART:
+            raise Corrupt("wrong bytes")
+        return count
+
+
+START, LENGTH = 1000, 200_000
+PART = DATA[START : START + LENGTH]
+
+
+async def get_part(chain: Chain) -> bytes:
+    sink = VerifiedPart()
+    await chain.get_range(DIGEST, len(DATA), START, LENGTH, sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        MemoryStore(),
+        FailsAlways(memory()),
+        FlipsLastByte(memory("bad", DATA)),
+        Truncates(memory("short", DATA), 70_000),
+        AnswersAnother(memory(), b"<html>"),
+        WithoutRanges(memory("plain", DATA)),
+        Chain([MemoryStore(), WithoutRanges(memory()), FailsAlways(memory())]),
+    ],
+    ids=["empty", "failing", "flipping", "short", "page", "plain", "chain"],
+)
+async def test_another_store_stands_in_for_a_part(first: Store) -> None:
+    chain = Chain([first, memory("good", DATA), FailsAlways(memory())])
+    assert await get_part(chain) == PART
+    assert await get_part(chain) == PART
+
+
+@pytest.mark.parametrize(
+    ("other", "kind"),
+    [
+        (memory("b"), BlobMissing),
+        (FailsAlways(memory("b")), StoreTrouble),
+        (FlipsLastByte(memory("b", DATA)), Corrupt),
+    ],
+    ids=["empty", "failing", "flipping"],
+)
+async def test_a_store_without_ranges_can_be_asked_for_the_whole(
+    other: Store, kind: type[AysfsError]
+) -> None:
+    with pytest.raises(kind):
+        await get_part(Chain([memory("a"), other]))
+    for stores in ([WithoutRanges(memory("a")), other], [other, WithoutRanges(memory("a"))]):
+        sink = VerifiedPart()
+        with pytest.raises(NoRanges, match="a: gives no parts"):
+            await Chain(stores).get_range(DIGEST, len(DATA), START, LENGTH, sink)
+        assert sink.getvalue() == b""
+
+
+async def test_a_store_without_ranges_is_not_left_alone() -> None:
+    chain = Chain([WithoutRanges(memory("a", DATA)), memory("b")])
+    with pytest.raises(NoRanges):
+        await get_part(chain)
+    assert [state.rest for state in chain.states()] == [0, 0]
 
 
 async def test_a_bad_source_is_reported(caplog: pytest.LogCaptureFixture) -> None:

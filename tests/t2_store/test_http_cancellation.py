@@ -45,6 +45,12 @@ async def read(store: HttpStore, data: bytes) -> None:
     assert sink.getvalue() == data
 
 
+async def read_part(store: HttpStore, length: int) -> None:
+    data, sink = BLOBS["poured"], Held()
+    await store.get_range(digests.of(data), len(data), 1000, length, sink)
+    assert sink.getvalue() == data[1000 : 1000 + length]
+
+
 async def read_list(store: HttpStore) -> None:
     (await store.open_list(NAME)).file.close()
 
@@ -58,6 +64,8 @@ OPERATIONS: dict[str, Callable[[HttpStore], Awaitable[object]]] = {
     "held": lambda store: read(store, BLOBS["held"]),
     "streamed": lambda store: read(store, BLOBS["streamed"]),
     "poured": lambda store: read(store, BLOBS["poured"]),
+    "part": lambda store: read_part(store, 300_000),
+    "poured part": lambda store: read_part(store, len(BLOBS["poured"]) - 1000),
     "list": read_list,
     "listing": lambda store: store.lists(),
     "missing": ask,

@@ -1,8 +1,10 @@
 """What every store promises, asked of each of them."""
 
+import contextlib
 import functools
 import io
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from aysfs.errors import AysfsError, BadName, BlobMissing, Corrupt, ListMissing,
 from aysfs.names import parse_name
 from aysfs.store.http import HttpStore
 from aysfs.store.objects import ObjectsStore
-from aysfs.store.protocol import BlobSource, Held, Store
+from aysfs.store.protocol import PART_IN_LOOP, BlobSource, Held, Store
 from tests.conftest import ExpectOutput, same_descriptors
 from tests.t2_store.kinds import ABSENT, BIG, MAKERS, NAME, SERVERS, Served, _connect, make
 
@@ -30,6 +32,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             test_another_size_than_the_expected_is_corrupt,
             test_a_failing_sink_is_not_the_stores_trouble,
             test_a_cancelled_get_writes_no_more,
+            test_a_part_comes_as_it_lies_in_the_blob,
+            test_no_part_of_an_absent_blob_or_of_one_of_another_size,
+            test_a_sink_that_fails_in_a_part_is_not_the_stores_trouble,
+            test_a_cancelled_part_writes_no_more,
         )
         kinds = [*MAKERS, *SERVERS, *["s3-unsigned"] * reads]
         metafunc.parametrize("store", kinds, indirect=True)
@@ -215,6 +221,92 @@ async def test_a_cancelled_get_writes_no_more(store: Store, no_leaks: None) -> N
     count = len(received)
     await trio.testing.wait_all_tasks_blocked()
     assert len(received) == count
+    assert await get(store, digest, len(BIG)) == BIG
+
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "length"),
+    [
+        (0, 1000),
+        (1_048_000, 2000),
+        (len(BIG) - 777, 777),
+        (12_345, 1),
+        (len(BIG) - 1, 1),
+        (5, PART_IN_LOOP),
+        (6, PART_IN_LOOP + 1),
+        (0, len(BIG)),
+    ],
+)
+async def test_a_part_comes_as_it_lies_in_the_blob(
+    store: Store, start: int, length: int, no_leaks: None
+) -> None:
+    digest = await put(store, BIG)
+    sink = Held()
+    await store.get_range(digest, len(BIG), start, length, sink)
+    assert sink.getvalue() == BIG[start : start + length]
+
+
+async def test_a_part_up_to_a_mebibyte_comes_in_the_event_loop(store: Store) -> None:
+    digest = await put(store, BIG)
+    threads = set()
+
+    class Notes(Held):
+        def write(self, data: object, /) -> int:
+            threads.add(threading.get_ident())
+            return 0
+
+    with contextlib.suppress(Corrupt):  # a chain counts what its sink took
+        await store.get_range(digest, len(BIG), 9, PART_IN_LOOP, Notes())
+    assert threads == {threading.get_ident()}
+
+
+async def test_no_part_of_an_absent_blob_or_of_one_of_another_size(
+    store: Store, expected_output: ExpectOutput, no_leaks: None
+) -> None:
+    expected_output(r"^WARNING +aysfs\.store\.chain:.* sent wrong bytes: .*$")
+    digest = await put(store, BIG)
+    sink = Held()
+    with pytest.raises(BlobMissing, match=ABSENT.hex()):
+        await store.get_range(ABSENT, 10, 0, 10, sink)
+    for size in (len(BIG) - 1, len(BIG) + 1, len(BIG) * 2):
+        for start in (0, 1000, size - 10):
+            with pytest.raises(Corrupt):
+                await store.get_range(digest, size, start, 10, sink)
+    assert sink.getvalue() == b""
+
+
+@pytest.mark.parametrize("length", [2000, PART_IN_LOOP * 2])
+async def test_a_sink_that_fails_in_a_part_is_not_the_stores_trouble(
+    store: Store, length: int, no_leaks: None
+) -> None:
+    digest = await put(store, BIG)
+    with pytest.raises(OSError, match="no room here"):
+        await store.get_range(digest, len(BIG), 100, length, Full())
+    assert await get(store, digest, len(BIG)) == BIG
+
+
+@pytest.mark.parametrize("length", [200_000, PART_IN_LOOP * 2])
+async def test_a_cancelled_part_writes_no_more(store: Store, length: int, no_leaks: None) -> None:
+    digest = await put(store, BIG)
+    received: list[int] = []
+    token = trio.lowlevel.current_trio_token()
+
+    class Cancels:
+        def write(self, data: bytes | memoryview, /) -> None:
+            received.append(len(data))
+            token.run_sync_soon(scope.cancel)
+
+        def restart(self) -> None:
+            raise AssertionError
+
+    with trio.CancelScope() as scope:
+        await store.get_range(digest, len(BIG), 100, length, Cancels())
+    count = len(received)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(received) == count > 0
     assert await get(store, digest, len(BIG)) == BIG
 
 

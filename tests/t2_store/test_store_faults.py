@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from aysfs.digest import Digest
-from aysfs.errors import StoreTrouble
+from aysfs.errors import NoRanges, StoreTrouble
 from aysfs.names import parse_name
 from aysfs.store import faults
 from aysfs.store.memory import MemoryStore
@@ -83,6 +83,31 @@ async def test_a_store_goes_and_comes_back(memory: MemoryStore) -> None:
         await get(store, digest)
     store.gone = False
     assert await get(store, digest) == DATA
+
+
+async def part(store: Store, digest: Digest) -> bytes:
+    sink = Held()
+    await store.get_range(digest, len(DATA), 2, 6, sink)
+    return sink.getvalue()
+
+
+async def test_parts_misbehave_as_whole_blobs_do(memory: MemoryStore) -> None:
+    digest = memory.add(DATA)
+    assert await part(faults.FlipsLastByte(memory), digest) == b"23456" + bytes([0xFF ^ ord("7")])
+    assert await part(faults.Truncates(memory, 4), digest) == b"2345"
+    assert await part(faults.AnswersAnother(memory, b"log in"), digest) == b"log in"
+    with pytest.raises(NoRanges):
+        await part(faults.WithoutRanges(memory), digest)
+    assert await get(faults.WithoutRanges(memory), digest) == DATA
+    with pytest.raises(StoreTrouble):
+        await part(faults.FailsAlways(memory), digest)
+    once = faults.FailsOnce(memory)
+    with pytest.raises(StoreTrouble):
+        await part(once, digest)
+    assert await part(once, digest) == DATA[2:8]
+    counts = faults.Counts(memory)
+    assert await part(counts, digest) == DATA[2:8]
+    assert (counts.ranges, counts.calls, counts.gets) == ([(digest, 2, 6)], {"get_range": 1}, {})
 
 
 async def test_calls_are_counted(memory: MemoryStore) -> None:

@@ -30,6 +30,7 @@ from aysfs.store.protocol import BlobSource, Sink
 from aysfs.upkeep.check import check
 from aysfs.upkeep.lists import remove_list
 from tests.cancelling import Cut, at_every_await, threads_ended
+from tests.conftest import ExpectOutput
 
 NAME = parse_name("a__b")
 TAGGED = NAME._replace(tag="1")
@@ -86,7 +87,9 @@ def small_files(tree: Path) -> set[bytes]:
 
 def profile_of(*files: bytes) -> bytes:
     """A profile that names these, after a blob that no list has."""
-    lines = [f"{digests.of(one).hex()}|{len(one)}|1|1" for one in (b"unheard of", *files)]
+    lines = [
+        f"{digests.of(one).hex()}|{len(one)}|1|1" for one in dict.fromkeys((b"unheard of", *files))
+    ]
     return "\n".join(["#profile 1", "#runs 1", *lines, ""]).encode()
 
 
@@ -135,7 +138,8 @@ async def test_what_a_start_reads_is_in_the_start_pack_in_its_order(tree: Path) 
     assert [alone.digest(at) for at in range(len(alone))] == list(map(digests.of, wanted))
 
 
-async def test_a_damaged_profile_is_no_profile(tree: Path) -> None:
+async def test_a_damaged_profile_is_no_profile(tree: Path, expected_output: ExpectOutput) -> None:
+    expected_output(r"^WARNING +aysfs\.publish\.packs:.*so there is no start pack$")
     store = MemoryStore()
     await store.write_note("a__b.profile", b"\xff|nonsense\nabc|1\n")
     await push(tree, NAME, store, packs=True)

@@ -73,6 +73,35 @@ async def test_a_gc_beside_a_push_takes_nothing_that_it_needs(
         assert await store.notes() == {}
 
 
+# --- lists and parts ---------------------------------------------------------------------------
+
+
+async def test_lists_go_out_compressed_to_who_takes_them_so(server: StoreServer) -> None:
+    text = b"".join(b"/opt/%d|%032x|%d\n" % (n, n * 7919, n) for n in range(20_000))
+    async with opened(server, "compressed") as store:
+        await store.put_list(NAME, [text])
+        with (await store.open_list(NAME)).file as file:
+            assert file.read() == text
+        await store.write_note("note", text[:1000])
+        await store.put(DIGEST, len(DATA), io.BytesIO(DATA))
+    url = f"{server.url}/compressed/md/a__b.flist"
+    takes, plain = {"accept-encoding": "gzip"}, {"accept-encoding": "identity"}
+    packed, whole = server.web.get(url, headers=takes), server.web.get(url, headers=plain)
+    assert packed.content == whole.content == text
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers.get("content-length", 0)) < len(text) // 3
+    assert packed.headers["etag"] == f"W/{whole.headers['etag']}"
+    assert "accept-encoding" in packed.headers["vary"].lower()
+    assert "content-encoding" not in whole.headers
+    name = DIGEST.hex()
+    for path in ("md/note", f"{name[0]}/{name[1]}/{name}"):
+        found = server.web.get(f"{server.url}/compressed/{path}", headers=takes)
+        assert "content-encoding" not in found.headers
+    part = server.web.get(url, headers={**takes, "range": "bytes=5-14"})
+    assert (part.status_code, part.content) == (206, text[5:15])
+    assert "content-encoding" not in part.headers
+
+
 # --- the rest --------------------------------------------------------------------------------
 
 

@@ -13,17 +13,18 @@ import trio
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import BlobMissing, ListMissing, StoreTrouble
+from aysfs.errors import BlobMissing, Corrupt, ListMissing, StoreTrouble
+from aysfs.limits import LARGE as LIMIT
 from aysfs.names import parse_name
 from aysfs.server.metrics import Metrics
-from aysfs.server.upstream import open_upstream
+from aysfs.server.upstream import PASSED_ON, open_upstream
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Counts
 from aysfs.store.http_address import parse_http_address
 from aysfs.store.http_request import Bounds
 from aysfs.store.http_served import ServedStore
 from aysfs.store.memory import MemoryStore
-from aysfs.store.protocol import Held, Sink
+from aysfs.store.protocol import Held, Sink, Store
 from tests.servers import ScriptedServer, answer
 from tests.store_server import StoreServer
 
@@ -156,7 +157,7 @@ async def test_the_next_upstream_is_asked_when_one_lies(
 class Waits(Counts):
     """Sends nothing until it is told to."""
 
-    def __init__(self, inner: MemoryStore) -> None:
+    def __init__(self, inner: Store) -> None:
         super().__init__(inner)
         self.asked, self.go_on = trio.Event(), trio.Event()
 
@@ -181,6 +182,72 @@ async def test_a_client_that_goes_takes_no_flight_with_it(tmp_path: Path) -> Non
         await upstream.fetch("dedupe", digest, target)
     assert target.blobs == {digest: SMALL}
     assert slow.gets == {digest: 1}
+
+
+GREAT = LIMIT + 12_345  # bytes of a large blob, most of them in a hole of its file
+
+
+@pytest.fixture
+def great(behind: DirectoryStore) -> Digest:
+    """A large blob in the store behind. Only its parts are looked at: its name is made up."""
+    digest = Digest(bytes(range(16)))
+    file = Path(behind.label, "dedupe", digest.hex()[0], digest.hex()[1], digest.hex())
+    file.parent.mkdir(parents=True)
+    with file.open("wb") as out:
+        out.truncate(GREAT)
+        os.pwrite(out.fileno(), LARGE, 1 << 20)
+    return digest
+
+
+async def test_a_part_of_a_large_blob_does_not_wait_for_the_rest(
+    tmp_path: Path, behind: DirectoryStore, great: Digest
+) -> None:
+    slow = Waits(behind)
+    async with open_upstream(str(tmp_path), [str(tmp_path)], Metrics()) as upstream:
+        assert upstream is not None
+        upstream._stores["dedupe"] = slow
+        target = MemoryStore()
+        for start, end in [(1 << 20, 2 << 20), (GREAT - 10, GREAT)]:
+            found = await upstream.part("dedupe", great, target, start, end)
+            assert found == ((LARGE[: end - start] if start == 1 << 20 else bytes(10)), GREAT)
+        await slow.asked.wait()  # all of it is on its way as well
+    assert slow.gets == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "start", "end"),
+    [(LARGE, 0, 10), (None, 0, PASSED_ON + 1), (None, GREAT - 10, GREAT + 1), (None, 10, 10)],
+)
+async def test_a_part_of_a_small_blob_or_no_part_waits_for_the_whole(
+    tmp_path: Path,
+    behind: DirectoryStore,
+    great: Digest,
+    data: bytes | None,
+    start: int,
+    end: int,
+) -> None:
+    slow = Waits(behind)
+    async with open_upstream(str(tmp_path), [str(tmp_path)], Metrics()) as upstream:
+        assert upstream is not None
+        upstream._stores["dedupe"] = slow
+        digest = great if data is None else digests.of(data)
+        assert await upstream.part("dedupe", digest, MemoryStore(), start, end) is None
+        assert slow.ranges == []
+
+
+async def test_parts_come_through_the_server(rack: StoreServer, great: Digest) -> None:
+    store = opened(rack)
+    for size, digest, start, length in [
+        (len(LARGE), digests.of(LARGE), 1000, 70_000),
+        (GREAT, great, (1 << 20) + 1000, 70_000),
+    ]:
+        sink = Held()
+        await store.get_range(digest, size, start, length, sink)
+        assert sink.getvalue() == LARGE[1000:71_000]
+    sink = Held()
+    with pytest.raises(Corrupt):
+        await store.get_range(great, GREAT + 1, 0, 10, sink)
+    await store.aclose()
 
 
 def test_a_source_that_is_none_is_refused(tmp_path: Path) -> None:
