@@ -50,9 +50,9 @@ class Settings:
     keep_free: int = Limits().keep_free
     deadline: float = DEADLINE
     trust_images: tuple[str, ...] = field(default=(), repr=False)  # stores, as in `store`
-    packs: bool = False  # whether a push makes packs
     prefetch: str = PROFILE  # what a mount fetches before anybody asks
     prefetch_rate: int | None = None  # bytes a second of that; none: as fast as it goes
+    packs: bool = False  # whether a push makes packs
     store_is_given: bool = False  # on the command line, where it may be mistyped
 
     @property
@@ -94,9 +94,9 @@ def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settin
         keep_free=_size(known, "keep_free"),
         deadline=_seconds(known, "deadline"),
         trust_images=_stores(known, "trust_images", at_least=0),
-        packs=_flag(known, "packs"),
         prefetch=_choice(known, "prefetch", MODES),
         prefetch_rate=_rate(known, "prefetch_rate"),
+        packs=_flag(known, "packs"),
         store_is_given=bool(store),
     )
 
@@ -131,9 +131,9 @@ def _defaults() -> Known:
         "cache_size": limits.size,
         "keep_free": limits.keep_free,
         "deadline": DEADLINE,
-        "packs": False,
         "prefetch": PROFILE,
         "prefetch_rate": 0,
+        "packs": False,
     }
     if os.geteuid() == 0:
         values |= {

@@ -120,10 +120,10 @@ def mount_command(
         raise BadConfig("--foreground: one daemon serves all overlay mounts", hint="--engine fuse")
     if foreground:
         life.become(replace(wanted, engine="fuse", why="it serves in the foreground"))
-    _mount(wanted)
+    mount_tree(wanted)
 
 
-def _mount(wanted: MountOptions) -> None:
+def mount_tree(wanted: MountOptions) -> None:
     """Mount with the engine that was asked for or, with ``auto``, the best that this host has."""
     why = "asked for"
     if wanted.engine != "fuse":

@@ -8,7 +8,6 @@ from aysfs.errors import NoteMissing
 from aysfs.names import ServiceName
 from aysfs.profile import Profile, parse
 from aysfs.store import layout
-from aysfs.store.chain import members
 from aysfs.store.protocol import Store
 
 
@@ -33,29 +32,12 @@ async def read_profile(store: Store, name: ServiceName) -> Profile | None:
 
 
 async def write_profile(store: Store, name: ServiceName, profile: Profile) -> None:
-    """Keep the profile of a service. BadName where the service's name is too long for a note."""
+    """Keep the profile of a service. BadName where its name is too long for one of a note."""
     await store.write_note(profile_note(name), profile.to_bytes())
-
-
-async def copy_profile(
-    source: Store, name: ServiceName, target: Store, new_name: ServiceName
-) -> None:
-    """Let a service have the profile of another, byte for byte; nothing where there is none."""
-    note, new_note = profile_note(name), profile_note(new_name)
-    if not (layout.is_note(note) and layout.is_note(new_note)):
-        return
-    try:
-        data = await source.read_note(note)
-    except NoteMissing:
-        return
-    await target.write_note(new_note, data)
 
 
 async def delete_profile(store: Store, name: ServiceName) -> None:
     """Have no profile under this name, after its list was deleted."""
     note = profile_note(name)
-    if not layout.is_note(note):
-        return
-    for one in members(store):
-        if note in await one.notes():
-            await one.delete_note(note)
+    if layout.is_note(note):
+        await store.delete_note(note)

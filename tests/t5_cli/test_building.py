@@ -114,9 +114,8 @@ def test_a_build_publishes_packs_also_where_nothing_changed(builds: Builds) -> N
     assert " blobs (11 B) are in 1 packs (" in done.err
     told = note.read_bytes()
     assert " packs (0 B) were new" in builds.build("--no-verify", "--force").err
-    assert note.read_bytes() == told
-    builds.ok("--no-verify", "--force", SOURCE_DATE_EPOCH="1600000000")
     assert json.loads(note.read_bytes())["index"] == json.loads(told)["index"]
+    assert note.read_bytes() != told  # times are the list's, and no pack's
     builds.host.ok("store", "check", "--deep")
     builds.ok("--no-verify", "--force", "--no-packs")
     assert json.loads(note.read_bytes()) == {"version": 1}
