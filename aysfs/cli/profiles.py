@@ -19,7 +19,8 @@ from aysfs.digest import Digest
 from aysfs.errors import AysfsError, Missing
 from aysfs.kernel import mounts
 from aysfs.names import ServiceName
-from aysfs.profile import Profile, Read, merge, of_runs
+from aysfs.profile import Profile, Read, of_runs
+from aysfs.publish.profile import publish_profile
 from aysfs.sizes import size_text
 from aysfs.store.claims import store_time
 from aysfs.store.profile import read_profile, write_profile
@@ -110,12 +111,10 @@ async def _publish(
 ) -> Profile:
     """Merge with what is there, and keep it; what the list has no more goes."""
     async with closing(_store(settings)) as store:
-        before = None if fresh else await read_profile(store, name)
-        merged = new if before is None else merge(before, new)
-        known = _paths(tree, merged)
-        merged = merged.only(known.__contains__)
-        await write_profile(store, name, merged)
-        return merged
+        if fresh:
+            await write_profile(store, name, new)
+            return new
+        return await publish_profile(store, name, new, _digests(tree))
 
 
 def _store(settings: Settings) -> Store:
@@ -204,6 +203,12 @@ class _Shown:
             "milliseconds": one.milliseconds,
             "runs": one.runs,
         }
+
+
+def _digests(tree: TreeView) -> set[Digest]:
+    """Every blob that a list has."""
+    nodes = (node for _, node in tree.paths() if tree.is_regular(node))
+    return {tree.digest(tree.inode(node)) for node in nodes}
 
 
 def _paths(tree: TreeView, profile: Profile) -> dict[Digest, bytes]:
