@@ -26,6 +26,7 @@ SYSTEM_FILE = Path("/etc/aysfs/config.toml")
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGE = re.compile(r"(\d{1,9})\s*(|s|m|min|h|d|w)", re.IGNORECASE)
+_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 P = ParamSpec("P")
@@ -51,6 +52,7 @@ class Settings:
     trust_images: tuple[str, ...] = field(default=(), repr=False)  # stores, as in `store`
     prefetch: str = PROFILE  # what a mount fetches before anybody asks
     prefetch_rate: int | None = None  # bytes a second of that; none: as fast as it goes
+    packs: bool = False  # whether a push makes packs
     store_is_given: bool = False  # on the command line, where it may be mistyped
 
     @property
@@ -94,6 +96,7 @@ def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settin
         trust_images=_stores(known, "trust_images", at_least=0),
         prefetch=_choice(known, "prefetch", MODES),
         prefetch_rate=_rate(known, "prefetch_rate"),
+        packs=_flag(known, "packs"),
         store_is_given=bool(store),
     )
 
@@ -130,6 +133,7 @@ def _defaults() -> Known:
         "deadline": DEADLINE,
         "prefetch": PROFILE,
         "prefetch_rate": 0,
+        "packs": False,
     }
     if os.geteuid() == 0:
         values |= {
@@ -309,3 +313,11 @@ def _seconds(known: Known, name: str) -> float:
     if not 0 < seconds < float("inf"):
         raise BadConfig(f"{where}: `{name}` must be a number of seconds, not {value!r}")
     return seconds
+
+
+def _flag(known: Known, name: str) -> bool:
+    value, where = known[name]
+    flag = value if isinstance(value, bool) else _FLAGS.get(str(value).lower())
+    if flag is None:
+        raise BadConfig(f"{where}: `{name}` must be true or false, not {value!r}")
+    return flag

@@ -24,6 +24,7 @@ from aysfs.cli.session import end_as_interrupted, run_async
 from aysfs.cli.writing import open_to_write
 from aysfs.errors import BadName, ListMissing
 from aysfs.names import ServiceName, tagged
+from aysfs.publish.packs import add_packs
 from aysfs.sizes import size_text
 from aysfs.store.claims import store_time
 from aysfs.store.open_to_write import open_stores
@@ -169,6 +170,30 @@ async def _copy(
     ):
         chosen = await source.lists() if names is None else names
         return await copy(source, target, chosen, step=step, waiting=waiting)
+
+
+@store_command.command("pack")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@click.option("--anew", is_flag=True, help="Make all packs again, not only what changed.")
+@as_json_option
+@settings_options
+def pack_command(settings: Settings, names: tuple[str, ...], anew: bool, as_json: bool) -> None:
+    """Make packs of the small files of each SERVICE, or SERVICE@TAG, that the store has.
+
+    A service that was never on a host starts sooner, as many small files come at once.
+    """
+    refs = [service_of(settings, name) for name in names]
+    end_as_interrupted()
+    reports = []
+    for ref in refs:
+        with phases("store pack") as step:
+            work = partial(add_packs, name=ref, anew=anew, step=step, waiting=waiting)
+            report = run_async(partial(with_stores, settings, work))
+        reports.append(report._asdict() | {"name": str(ref)})
+        if not as_json:
+            click.echo(f"{ref}: {report.text}")
+    if as_json:
+        show_json(reports)
 
 
 @store_command.command("tag")

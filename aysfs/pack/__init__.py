@@ -7,7 +7,7 @@ Pure; serves who makes packs and who reads blobs out of them. The bytes are docs
 from aysfs.errors import PackDamaged
 from aysfs.pack.expand import expand, expand_to
 from aysfs.pack.format import Columns, Entry, head_size, read_head, write_pack
-from aysfs.pack.frame import compress
+from aysfs.pack.frame import compress, compress_all
 from aysfs.pack.index import PackIndex, PackInfo
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PackIndex",
     "PackInfo",
     "compress",
+    "compress_all",
     "expand",
     "expand_to",
     "head_size",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aysfs.errors import PackDamaged
 from aysfs.limits import LARGE
-from aysfs.pack import compress, expand, expand_to
+from aysfs.pack import compress, compress_all, expand, expand_to
 from aysfs.pack.expand import PIECE
 
 Expand = Callable[[bytes, int], bytes]
@@ -41,6 +41,11 @@ def test_a_frame_expands_to_its_content_and_to_no_other_size(
     for size in (len(content) + 1, len(content) - 1, -1, LARGE, LARGE + 1):
         with pytest.raises(PackDamaged):
             way(frame, size)
+
+
+@given(st.lists(st.binary(max_size=40) | st.just(b"") | st.just(b"n" * 9000), max_size=8))
+def test_frames_that_are_made_side_by_side_are_the_same(blobs: list[bytes]) -> None:
+    assert compress_all(blobs, 2) == [compress(one) for one in blobs]
 
 
 @either

@@ -111,7 +111,7 @@ def test_a_build_is_verified_published_recorded_and_then_skipped(builds: Builds)
     assert "4 entries" in first.out or "3 entries" in first.out
     assert "verified" in first.err
     name = builds.name
-    notes = [f"{name}.{kind}" for kind in ("build", "flist", "log", "profile")]
+    notes = [f"{name}.{kind}" for kind in ("build", "flist", "log", "packs", "profile")]
     assert sorted(builds.lists()) == notes
     assert builds.containers() == []
     again = builds.build()
