@@ -177,11 +177,16 @@ def test_a_blob_is_at_the_median_of_the_runs_that_read_it() -> None:
             [Read(A, 1, 20), Read(C, 3, 40)],
         ]
     )
-    assert found == Profile(3, (Read(A, 1, 20, 3), Read(B, 2, 20, 1), Read(C, 3, 30, 3)))
+    assert found == Profile(3, (Read(A, 1, 0, 3), Read(B, 2, 10, 1), Read(C, 3, 20, 3)))
 
 
 def test_of_a_blob_that_a_run_has_twice_the_first_read_counts() -> None:
-    assert of_runs([[Read(A, 1, 5), Read(A, 1, 9)]]) == Profile(1, (Read(A, 1, 5, 1),))
+    found = of_runs([[Read(B, 2, 1), Read(A, 1, 5), Read(A, 1, 9)]])
+    assert found == Profile(1, (Read(B, 2, 0, 1), Read(A, 1, 4, 1)))
+
+
+def test_a_run_of_nothing_counts_as_a_run() -> None:
+    assert of_runs([[], [Read(A, 1, 5)]]) == Profile(2, (Read(A, 1, 0, 1),))
 
 
 def test_blobs_of_one_moment_stay_in_the_order_of_their_reads() -> None:
