@@ -83,13 +83,15 @@ class Carry:
     def _tell(self) -> None:
         self._news.set()
 
-    async def bring(self, store: Store, cache: Cache, party: Party) -> None:
+    async def bring(
+        self, store: Store, cache: Cache, party: Party, threads: trio.CapacityLimiter
+    ) -> None:
         """Have the blobs of all frames in the cache. Raises as ``get`` and ``get_range`` do."""
         length = self.segment.length
         self._bytes = _Held(length) if length <= _HELD else _Filed(cache.nameless_file())
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._take_in_all, cache, party)
+                nursery.start_soon(self._take_in_all, cache, party, threads)
                 await self._receive(store)
                 self._ended = True
                 self._tell()
@@ -108,7 +110,7 @@ class Carry:
         if self.progress != length:
             raise Corrupt(f"pack {pack.digest.hex()}: {self.progress} bytes came of {length}")
 
-    async def _take_in_all(self, cache: Cache, party: Party) -> None:
+    async def _take_in_all(self, cache: Cache, party: Party, threads: trio.CapacityLimiter) -> None:
         while True:
             await self._news.wait()
             self._news = trio.Event()
@@ -116,18 +118,22 @@ class Carry:
                 self._news.set()
             here = bisect_right(self._ends, self.progress)
             if here > self._taken:
-                await self._take_in(range(self._taken, here), cache, party)
+                await self._take_in(range(self._taken, here), cache, party, threads)
                 self._taken = here
             elif self._ended:
                 return
 
-    async def _take_in(self, numbers: range, cache: Cache, party: Party) -> None:
+    async def _take_in(
+        self, numbers: range, cache: Cache, party: Party, threads: trio.CapacityLimiter
+    ) -> None:
         size = sum(self.segment.frames[number].size for number in numbers)
         if size <= _AT_ONCE and cache.usage.has_room(size):
             arrivals = self._arrivals(numbers, cache, party)
         else:
             # Not abandoned when cancelled: it is over soon, and what it opened would be lost.
-            arrivals = await trio.to_thread.run_sync(self._arrivals, numbers, cache, party)
+            arrivals = await trio.to_thread.run_sync(
+                self._arrivals, numbers, cache, party, limiter=threads
+            )
         for number, arrival in zip(numbers, arrivals, strict=True):
             party.arrived(number, arrival)
 

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _BESIDE = "next to what is read"
 _MOST_BESIDE = 4
+_THREADS = 2  # that take in what comes in packs: more make files in one directory, by turns
 _SLOWEST_DISK = 10_000_000  # bytes a second that hashing a doubtful entry may be slow to
 
 
@@ -57,6 +58,7 @@ class Crew:
         self._store = store
         self._flights = flights
         self._nursery = nursery
+        self._threads = trio.CapacityLimiter(_THREADS)
         self._beside = 0  # tasks that fetch neighbours of misses
 
     async def work(self) -> None:
@@ -177,7 +179,7 @@ class Crew:
     async def _bring(self, carry: Carry, party: "_Party") -> Outcome:
         name = carry.segment.pack.digest.hex()
         try:
-            await carry.bring(self._store, self._cache, party)
+            await carry.bring(self._store, self._cache, party, self._threads)
         except NoRanges:
             self.packs.whole_only = True
             return Outcome.NO_RANGES

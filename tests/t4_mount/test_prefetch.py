@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from aysfs import digest as digests
 from aysfs.names import parse_name
 from aysfs.pack.index import PackIndex
+from aysfs.profile import Read, of_runs
+from aysfs.store.profile import profile_note, write_profile
 from tests.packing import many, publish
 from tests.servers import Nginx
 from tests.t4_mount.conftest import Site, every_engine
@@ -129,6 +132,27 @@ def test_a_reload_goes_on_with_the_newer_packs(site: Site, web: Nginx, tmp_path:
     before = len(gets(web))
     assert (site.point / "new").read_bytes() == new
     assert len(gets(web)) == before
+    site.umount()
+
+
+def test_a_profile_counts_without_packs_too(site: Site, web: Nginx) -> None:
+    nobodys = Read(digests.of(b"in no list"), 10, 0)
+    reads = [nobodys, *(Read(digests.of(one), len(one) + 1, 1) for one in START)]  # of old sizes
+    trio.run(write_profile, site.store, parse_name("test"), of_runs([reads]))
+    site.mount(store=(web.url,))
+    is_fetched(site, "start profile")
+    assert sorted(gets(web)) == sorted(digests.of(one).hex() for one in START)
+    web.stop()
+    for data in START:
+        assert path_of(site, data).read_bytes() == data
+    site.umount()
+
+
+def test_a_damaged_profile_hurts_nobody(site: Site, web: Nginx) -> None:
+    trio.run(site.store.write_note, profile_note(parse_name("test")), b"#profile 1\nnonsense\n")
+    site.mount(store=(web.url,))
+    until(lambda: "its profile is not used" in site.logs())
+    assert path_of(site, FILES[3]).read_bytes() == FILES[3]
     site.umount()
 
 
