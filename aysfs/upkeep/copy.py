@@ -24,7 +24,7 @@ from aysfs.store.claims import Claim, Waiting, unheard
 from aysfs.store.crew import side_by_side
 from aysfs.store.protocol import BlobSource, Held, OpenList, Store
 from aysfs.store.tree_image import PublishedImage, keep_image
-from aysfs.upkeep.lists import Step, entries_of, image_of, sha256_of
+from aysfs.upkeep.lists import Step, blobs_of, entries_of, image_of, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,9 @@ class _Spool:
 
 
 def _named(opened: OpenList) -> Iterator[Blob]:
-    return ((one.digest, one.size) for one in entries_of(opened) if one.kind is Kind.REGULAR)
+    for entry in entries_of(opened):
+        if entry.kind is Kind.REGULAR:
+            yield from blobs_of(entry)
 
 
 def _take(named: Iterator[Blob]) -> dict[Digest, int]:

@@ -20,7 +20,8 @@ class Info(NamedTuple):
     """A store in numbers. Sizes are bytes.
 
     ``listed_size`` is what the files of all lists would take without deduplication, ``named_size``
-    what they take here, each blob once, with the tree images of ``images`` lists. ``unnamed`` is
+    what they take here, each blob once, with the indexes of large files and the tree images of
+    ``images`` lists. ``unnamed`` is
     held, and no list names it.
     """
 
@@ -28,6 +29,7 @@ class Info(NamedTuple):
     tags: int
     entries: int
     listed_size: int
+    indexes_size: int
     images: int
     images_size: int
     named: int
@@ -45,7 +47,7 @@ class Info(NamedTuple):
     @property
     def saved(self) -> int:
         """Bytes that deduplication saved."""
-        return self.listed_size + self.images_size - self.named_size
+        return self.listed_size + self.indexes_size + self.images_size - self.named_size
 
 
 async def read_lists(
@@ -91,6 +93,7 @@ async def info(store: Store, *, step: Step = lambda *_: None) -> Info:
         tags=sum(one.name.tag is not None for one in lists),
         entries=sum(one.entries for one in lists),
         listed_size=sum(one.size for one in lists),
+        indexes_size=sum(one.index_size for one in lists),
         images=sum(bool(one.image) for one in lists),
         images_size=sum(one.image_size for one in lists),
         named=named_count,

@@ -22,6 +22,14 @@ from aysfs.store.tree_image import PublishedImage, delete_image, read_image
 Take = Callable[[Digest, int], object]
 """Told every blob that a list names, digest and size; one that is named twice, twice."""
 
+Chunked = Callable[[Entry], object]
+"""Told every entry whose blob has chunks."""
+
+
+def _nothing(_entry: Entry) -> None:
+    """For those who do not want to know."""
+
+
 _PIECE = 1 << 20
 
 LOST = "it is named, and is not there"
@@ -42,6 +50,8 @@ class Facts(NamedTuple):
     size: int
     mtime_ns: int
     image: tuple[tuple[Digest, int], ...] = ()
+    index_size: int = 0
+    """Bytes of the index blobs of its large files, counted as ``size`` counts these."""
 
     @property
     def image_size(self) -> int:
@@ -49,7 +59,9 @@ class Facts(NamedTuple):
         return sum(size for _, size in self.image)
 
 
-async def read_list(store: Store, name: ServiceName, take: Take) -> Facts:
+async def read_list(
+    store: Store, name: ServiceName, take: Take, chunked: Chunked = _nothing
+) -> Facts:
     """Read a list whole. BadList for the first thing in it that is wrong.
 
     What the note of an image names counts as the list's. One that speaks of another list, or
@@ -57,7 +69,9 @@ async def read_list(store: Store, name: ServiceName, take: Take) -> Facts:
     """
     image = await read_image(store, name)
     opened = await store.open_list(name)
-    return await trio.to_thread.run_sync(_read, opened, name, image, take, abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(
+        _read, opened, name, image, take, chunked, abandon_on_cancel=True
+    )
 
 
 async def image_of(store: Store, name: ServiceName, sha256: str) -> PublishedImage | None:
@@ -90,8 +104,14 @@ async def lost(store: Store, absent: Collection[ServiceName]) -> list[ServiceNam
     return [name for name in await store.lists() if name in absent] if absent else []
 
 
-def _read(opened: OpenList, name: ServiceName, image: PublishedImage | None, take: Take) -> Facts:
-    entries = files = size = 0
+def _read(
+    opened: OpenList,
+    name: ServiceName,
+    image: PublishedImage | None,
+    take: Take,
+    chunked: Chunked,
+) -> Facts:
+    entries = files = size = index = 0
     with opened.file:
         ours = image is not None and sha256_of(opened) == image.list_sha256
         for entry in entries_of(opened):
@@ -100,28 +120,35 @@ def _read(opened: OpenList, name: ServiceName, image: PublishedImage | None, tak
                 files += 1
                 if not entry.ext or entry.hardlink is None:
                     size += entry.size
-                take(entry.digest, entry.size)
+                    index += _index_size(entry)
+                for digest, its_size in blobs_of(entry):
+                    take(digest, its_size)
+                if entry.chunks:
+                    chunked(entry)
     blobs = tuple(image.blobs.items()) if image is not None and ours else ()
     for digest, its_size in blobs:
         take(digest, its_size)
-    return Facts(name, entries, files, size, opened.mtime_ns, blobs)
+    return Facts(name, entries, files, size, opened.mtime_ns, blobs, index)
 
 
 def entries_of(opened: OpenList) -> Iterator[Entry]:
-    """The entries of a list; BadList for one that names blobs which cannot be told from it.
-
-    This is the place for what names blobs indirectly: the index blob of ``chunks=`` will have to
-    be read here, and what it names told too. Until then such a list is one that cannot be read.
-    """
+    """The entries of a list."""
     with _reading(opened):
-        reader = FlistReader(
+        yield from FlistReader(
             opened.file, source=opened.source, mtime_ns=opened.mtime_ns, resolve=_nobody
         )
-        for entry in reader:
-            if entry.ext and entry.kind is Kind.REGULAR and entry.get(b"chunks") is not None:
-                reason = "`chunks=` names blobs in a way that is not known here"
-                raise BadList(opened.source, reader.line, reason)
-            yield entry
+
+
+def blobs_of(entry: Entry) -> Iterator[tuple[Digest, int]]:
+    """The blobs that an entry of a regular file names: its own, and the index of its chunks."""
+    yield entry.digest, entry.size
+    if chunks := entry.chunks:
+        yield chunks.digest, chunks.index_size(entry.size)
+
+
+def _index_size(entry: Entry) -> int:
+    chunks = entry.chunks
+    return chunks.index_size(entry.size) if chunks else 0
 
 
 def refuse_foreign(store: Store, strays: Sequence[Stray]) -> None:
