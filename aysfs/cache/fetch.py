@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import trio
 
 from aysfs.cache.blobs import Cache, Insertion
+from aysfs.cache.chunks import LargeBlobs
 from aysfs.cache.eviction import make_room
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, NoSpace, Stalled, StoreTrouble
@@ -83,9 +84,10 @@ class _Flight:
 class Fetcher:
     """Opens blobs, fetching them when they are not in the cache. Made by ``open_fetcher``."""
 
-    def __init__(self, cache: Cache, store: Store, deadline: float) -> None:
+    def __init__(self, cache: Cache, store: Store, deadline: float, nursery: trio.Nursery) -> None:
         self.cache = cache
         self.store = store
+        self.large = LargeBlobs(self, nursery, deadline)
         self.counters = Counters()
         self._deadline = deadline
         self._flights: dict[tuple[Digest, int], _Flight] = {}
@@ -180,12 +182,23 @@ class Fetcher:
         self.counters.fetched_bytes += size
         return descriptor
 
+    def missed(self) -> None:
+        """Count a blob of which not all was here."""
+        self.counters.misses += 1
+
+    def brought(self, size: int, error: AysfsError | None, why: object) -> None:
+        """Count bytes that came for a part of a blob, and log what came instead of the rest."""
+        self.counters.fetched_bytes += size
+        if error is not None:
+            self.counters.failures += 1
+            log.warning("%s: %s", why or "fetch", error)
+
     def in_flight(self) -> list[tuple[Digest, int, int, int, object]]:
         """Digest, size, bytes here, readers waiting and purpose of every flight."""
         return [
             (f.digest, f.size, f.insertion.progress if f.insertion else 0, f.waiting, f.why)
             for f in self._flights.values()
-        ]
+        ] + self.large.in_flight()
 
     def _flight(self, digest: Digest, size: int, why: object) -> _Flight:
         """The flight that brings this blob: the one under way, or a new one."""
@@ -351,7 +364,7 @@ async def open_fetcher(
 ) -> AsyncIterator[Fetcher]:
     """A fetch service for the length of the block; flights under way end with it."""
     async with trio.open_nursery() as nursery:
-        fetcher = Fetcher(cache, store, deadline)
+        fetcher = Fetcher(cache, store, deadline, nursery)
         nursery.start_soon(fetcher.watch)
         for _ in range(parallel):
             nursery.start_soon(fetcher.work)
