@@ -15,7 +15,7 @@ State changes only in functions without ``await``; what a thread has written is 
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 import trio
@@ -61,8 +61,9 @@ class LargeBlobs:
         self.whole = whole
         self.nursery = nursery
         self.deadline = deadline
-        self.completed: Callable[[Digest], object] = _nothing
-        """Told of each blob that was completed and that nobody has open any more."""
+        self.completed: Callable[[Cache, Digest], Awaitable[object]] = _nothing
+        """Run for each blob that was completed, once nobody has it open any more."""
+        self.is_over = False
         self.ahead = 0  # requests under way that nobody waited for when they began
         self._open: dict[tuple[Digest, int, Chunks], _Large] = {}
         self._refused: set[tuple[Digest, int, Chunks]] = set()  # their chunks lie, or are not there
@@ -91,6 +92,10 @@ class LargeBlobs:
             return Reader(None, await self.whole.open_fetched(digest, size, why), size, why)
         return Reader(large, -1, size, why)
 
+    def end(self) -> None:
+        """Fail what is still read: the flights are about to be ended."""
+        self.is_over = True
+
     def in_flight(self) -> list[Flying]:
         """Digest, bytes asked for, bytes here, readers waiting and purpose of every request."""
         return [one.told for large in self._open.values() for one in large.spans()]
@@ -116,8 +121,8 @@ class LargeBlobs:
         """Nobody has it open any more."""
         if self._open.get(large.key) is large:
             del self._open[large.key]
-        if large.is_done:
-            self.completed(large.key[0])
+        if large.is_done and not self.is_over:
+            self.nursery.start_soon(self.completed, self.whole.cache, large.key[0])
 
     def refuse(self, large: "_Large") -> None:
         """Its chunks are not those of its blob: read it whole from now on."""
@@ -128,8 +133,8 @@ class LargeBlobs:
         self._whole_until = trio.current_time() + _WITHOUT_RANGES
 
 
-def _nothing(_digest: Digest) -> None:
-    """For those who do not want to know."""
+async def _nothing(_cache: Cache, _digest: Digest) -> None:
+    """For those whom it does not matter to."""
 
 
 class Reader:
@@ -140,7 +145,8 @@ class Reader:
         self._descriptor = descriptor
         self._size = size
         self._why = why
-        self._run: tuple[int, int] | None = None  # where a read in one line began, and is
+        self._at = -1  # up to where it was read, -1 before the first
+        self._in_line = 0  # bytes read one behind the other
         if large is not None:
             large.readers += 1
 
@@ -162,15 +168,15 @@ class Reader:
 
     def _ahead(self, offset: int, end: int) -> int:
         """Bytes behind a read that are likely to be wanted: as many as were read in one line."""
-        if self._run is None:
-            self._run = (offset, end)
+        before, self._at = self._at, max(self._at, end)
+        if before < 0:
+            self._in_line = end - offset
             return FIRST - end if offset == 0 else 0
-        start, at = self._run
-        if not at - _LINE <= offset <= at + _LINE:
-            self._run = (offset, end)
+        if not before - _LINE <= offset <= before + _LINE:
+            self._at, self._in_line = end, end - offset
             return 0
-        self._run = (min(start, offset), max(at, end))
-        return min(self._run[1] - self._run[0], AHEAD) if end > at else 0
+        self._in_line += end - offset
+        return min(self._in_line, AHEAD) if end > before else 0
 
 
 class _Large:
@@ -201,6 +207,8 @@ class _Large:
     async def read(self, start: int, end: int, ahead: int, why: object) -> bytes:
         """These bytes, at least one; and begin to fetch as many behind them."""
         first, last = start // self._cut, (end - 1) // self._cut
+        if self.home.is_over:
+            raise Stalled(f"blob {self.key[0].hex()}: the fetch service has ended")
         if self.whole is None:
             self._want(first, last, last + max(0, ahead) // self._cut, why)
             for number in range(first, last + 1):

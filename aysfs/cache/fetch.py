@@ -230,6 +230,7 @@ class Fetcher:
     def end(self) -> None:
         """Fail what waits for the crew, which is about to be dismissed, and what is still asked."""
         self._ended = True
+        self.large.end()
         while self._queue:
             flight = self._queue.popleft()
             flight.error = self._over(flight.digest)

@@ -246,13 +246,18 @@ async def read_all(reader: Reader) -> None:
 async def test_what_is_complete_is_a_blob_as_any_other(tmp_path: Path, no_leaks: None) -> None:
     done: list[Digest] = []
     async with serving(tmp_path, large_store()) as fetcher:
-        fetcher.large.completed = done.append
         cache = fetcher.cache
+
+        async def note(_cache: Cache, digest: Digest) -> None:
+            done.append(digest)
+
+        fetcher.large.completed = note
         async with reading(fetcher) as reader:
             await read_all(reader)
             await complete(cache)
             assert await reader.read(5, 10) == DATA[5:15]
             assert done == []
+        await wait_all_tasks_blocked()
         assert done == [DIGEST]
         assert list(cache.scan_partial()) == []
         assert [name for _, _, names in os.walk(tmp_path / "cache/partial") for name in names] == [
