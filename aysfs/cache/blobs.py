@@ -21,7 +21,7 @@ from aysfs.cache.root import enter, translated
 from aysfs.cache.usage import Usage, on_disk
 from aysfs.digest import Digest
 from aysfs.errors import CacheUnusable, Corrupt
-from aysfs.limits import Limits
+from aysfs.limits import LARGE, Limits
 
 _CHUNK = 1 << 20
 _SHARED = 512 << 10  # of so many bytes at once, hashing and writing have a thread each
@@ -112,6 +112,13 @@ class Cache:
         os.unlink(path)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{path}.map")
+
+    def drop_partial(self, digest: Digest) -> None:
+        """Have no entry of ``partial``, under its lock, and count its room as free."""
+        with contextlib.suppress(FileNotFoundError):
+            taken = os.stat(self.partial_path(digest)).st_blocks * 512
+            self.remove_partial(digest)
+            self.usage.freed(taken)
 
     def adopt(self, path: str, digest: Digest) -> None:
         """Make a stamped file, whose room is counted already, the blob."""
@@ -213,6 +220,9 @@ class Cache:
         stamp.apply(descriptor, digest)
         self._rename(tmp, digest)
         self.usage.commit(size)
+        if size > LARGE:
+            with self.partial_lock():
+                self.drop_partial(digest)
 
     def place_and_open(self, descriptor: int, tmp: str, digest: Digest, size: int) -> int:
         """As ``place``; a descriptor to read the blob, opened before anybody can evict it."""

@@ -16,6 +16,7 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from typing import Protocol
 
 import trio
@@ -39,6 +40,10 @@ _AHEAD_AT_ONCE = 8  # requests that nobody waits for yet
 _WITHOUT_RANGES = 600.0  # seconds for which a store that gives no parts is not asked for any
 _PAUSE = 1.0  # seconds without fetching ahead after a failure
 _AGAIN = 3  # times that a chunk is asked for which was here and is not any more
+
+
+Landed = Callable[[AysfsError | None], None]
+"""Told how something ended: must be quick, and must not raise."""
 
 
 class Whole(Protocol):
@@ -91,6 +96,31 @@ class LargeBlobs:
         if large is None:
             return Reader(None, await self.whole.open_fetched(digest, size, why), size, why)
         return Reader(large, -1, size, why)
+
+    def has_part(self, digest: Digest) -> bool:
+        """Whether some of a blob's chunks are here, and not all of it."""
+        return os.path.exists(self.whole.cache.partial_path(digest))
+
+    async def bring(self, digest: Digest, size: int, chunks: Chunks, why: object = "") -> None:
+        """Have all of a blob in the cache; only what is missing is asked for."""
+        with closing(await self.open(digest, size, chunks, why)) as reader:
+            await reader.bring()
+
+    def start(self, digest: Digest, size: int, chunks: Chunks, why: object, landed: Landed) -> None:
+        """As ``bring``, with nobody who waits: ``landed`` is told how it ended."""
+        self.nursery.start_soon(self._bring_and_tell, digest, size, chunks, why, landed)
+
+    async def _bring_and_tell(
+        self, digest: Digest, size: int, chunks: Chunks, why: object, landed: Landed
+    ) -> None:
+        error: AysfsError | None = Stalled(f"blob {digest.hex()}: the fetch service has ended")
+        try:
+            await self.bring(digest, size, chunks, why)
+            error = None
+        except AysfsError as caught:
+            error = caught
+        finally:
+            landed(error)
 
     def end(self) -> None:
         """Fail what is still read: the flights are about to be ended."""
@@ -159,6 +189,11 @@ class Reader:
             return os.pread(self._descriptor, end - offset, offset)
         return await self._large.read(offset, end, self._ahead(offset, end), self._why)
 
+    async def bring(self) -> None:
+        """Have all of the blob in the cache, as one of its own."""
+        if self._large is not None:
+            await self._large.bring(self._why)
+
     def close(self) -> None:
         """Let go of it. What is fetched ahead for nobody else ends."""
         if self._large is not None:
@@ -194,7 +229,7 @@ class _Large:
         self._cut = key[2].size
         self._flights: dict[int, Span] = {}  # by chunk
         self._falling_back: trio.Event | None = None
-        self._is_completing = False
+        self._completion: trio.Event | None = None  # set when the verification has ended
         self._working = 0  # tasks that use the files
         self._ahead_from = 0.0  # when to fetch ahead of need again, after a failure
 
@@ -209,6 +244,8 @@ class _Large:
         first, last = start // self._cut, (end - 1) // self._cut
         if self.home.is_over:
             raise Stalled(f"blob {self.key[0].hex()}: the fetch service has ended")
+        if self.whole is None and self.partial.is_removed:  # all of it may have come meanwhile
+            self.whole = self.home.whole.open_at_once(self.key[0], self._size)
         if self.whole is None:
             self._want(first, last, last + max(0, ahead) // self._cut, why)
             for number in range(first, last + 1):
@@ -220,6 +257,21 @@ class _Large:
         if len(data) != end - start:  # somebody cut the file under us
             raise Corrupt(f"blob {self.key[0].hex()}: its entry in the cache became shorter")
         return data
+
+    async def bring(self, why: object) -> None:
+        """Fetch what is missing, in order, and wait until the whole is verified."""
+        ahead = AHEAD // self._cut
+        for number in range(self.partial.count):
+            if self.whole is None and self.error is None and not self.partial.has(number):
+                self._want(number, number, number + ahead, why)
+                await self._arrived(number, why)
+        while self._completion is not None:
+            await self._completion.wait()
+        if self.error is not None:
+            raise self.error
+        if not self.is_done and self.whole is None:  # evicted, say, or another process was first
+            digest, size, _ = self.key
+            os.close(await self.home.whole.open(digest, size, why))
 
     def leave(self) -> None:
         """One reader less."""
@@ -375,10 +427,10 @@ class _Large:
 
     def complete_if_all_here(self) -> None:
         """Begin to verify the whole, when nothing of it is missing."""
-        if self.is_done or self.whole is not None or self.error or self._is_completing:
+        if self.is_done or self.error or self.whole is not None or self._completion is not None:
             return
         if not self.partial.is_closed and self.partial.is_complete:
-            self._is_completing = True
+            self._completion = trio.Event()
             self._working += 1
             self.home.nursery.start_soon(self._complete)
 
@@ -398,7 +450,9 @@ class _Large:
             log.warning("blob %s: %s", self.key[0].hex(), error)
         finally:
             stop.set()
-            self._is_completing = False
+            completion, self._completion = self._completion, None
+            assert completion is not None
+            completion.set()
             self._working -= 1
             self._settle()
 

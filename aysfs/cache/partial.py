@@ -60,6 +60,11 @@ class Partial:
         os.close(self.descriptor)
         os.close(self._map)
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether nobody else can find it any more."""
+        return not os.fstat(self.descriptor).st_nlink
+
     def digest_of(self, number: int) -> bytes:
         """What a chunk hashes to."""
         return self.index[number * SIZE : number * SIZE + SIZE]
@@ -137,8 +142,7 @@ class Partial:
             path = self._cache.partial_path(self.digest)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), own):
-                    self._cache.remove_partial(self.digest)
-                    self._cache.usage.freed(own.st_blocks * 512)
+                    self._cache.drop_partial(self.digest)
 
     def _verify(self, number: int) -> bool:
         at, length = number * self.chunks.size, self.chunks.length(number, self.size)
@@ -248,10 +252,7 @@ def _make(path: str, digest: Digest, size: int, chunks: Chunks, index: bytes) ->
 
 
 def _remove(cache: Cache, digest: Digest) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        taken = os.stat(cache.partial_path(digest)).st_blocks * 512
-        cache.remove_partial(digest)
-        cache.usage.freed(taken)
+    cache.drop_partial(digest)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{cache.partial_path(digest)}.map")
 

@@ -180,7 +180,7 @@ def _blobs(tree: TreeView, tops: Sequence[Node]) -> Iterator[Wanted]:
             digest = tree.digest(tree.inode(node))
             if digest not in seen:
                 seen.add(digest)
-                yield Wanted(digest, size, os.fsdecode(tree.listed(path)))
+                yield Wanted(digest, size, os.fsdecode(tree.listed(path)), tree.chunks(node))
 
 
 @click.command("unpack")

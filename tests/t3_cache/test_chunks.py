@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
+from aysfs.cache.bulk import Wanted, fetch_all
 from aysfs.cache.chunks import Reader
 from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.chunks import Chunks
@@ -273,6 +274,53 @@ async def test_what_is_complete_is_a_blob_as_any_other(tmp_path: Path, no_leaks:
         counted = cache.usage.used
         cache.recount()
         assert cache.usage.used == counted
+
+
+async def test_a_bulk_fetch_completes_what_was_begun(tmp_path: Path, no_leaks: None) -> None:
+    store = Counts(large_store())
+    wanted = [Wanted(DIGEST, SIZE, "large", CHUNKS), Wanted(CHUNKS.digest, len(INDEX), "index")]
+    async with serving(tmp_path, store) as fetcher:
+        async with reading(fetcher) as reader:
+            await reader.read(100 * CHUNK, 10)
+            await reader.read(30 * CHUNK, 10)
+        report = await fetch_all(fetcher, wanted, lambda *_: None)
+        assert (report.blobs, report.failed) == (2, 0)
+        assert fetcher.cache.has(DIGEST, SIZE)
+        requests = asked(store)
+        assert sum(count for _, count in requests) == COUNT
+        assert len(requests) < COUNT // REQUEST + 10
+        assert DIGEST not in store.gets
+        await wait_all_tasks_blocked()
+        assert fetcher.large._open == {}
+
+
+async def test_a_bulk_fetch_of_what_was_not_begun_is_one_request(tmp_path: Path) -> None:
+    store = Counts(large_store())
+    async with serving(tmp_path, store) as fetcher:
+        await fetch_all(fetcher, [Wanted(DIGEST, SIZE, "large", CHUNKS)], lambda *_: None)
+        assert (store.gets, store.ranges) == ({DIGEST: 1}, [])
+
+
+async def test_a_bulk_fetch_tells_of_a_wrong_chunk(tmp_path: Path, no_leaks: None) -> None:
+    async with serving(tmp_path, large_store(data=flipped(200))) as fetcher:
+        async with reading(fetcher) as reader:
+            await reader.read(0, 10)
+        report = await fetch_all(fetcher, [Wanted(DIGEST, SIZE, "large", CHUNKS)], lambda *_: None)
+        assert report.failed == 1
+        assert "chunk 200" in report.failures[0]
+
+
+async def test_a_blob_that_came_whole_leaves_no_part(tmp_path: Path, no_leaks: None) -> None:
+    async with serving(tmp_path, large_store()) as fetcher:
+        cache = fetcher.cache
+        async with reading(fetcher) as reader:
+            await reader.read(100 * CHUNK, 10)
+            os.close(await fetcher.open(DIGEST, SIZE))
+            assert list(cache.scan_partial()) == []
+            assert await reader.read(50 * CHUNK, 10) == DATA[50 * CHUNK :][:10]
+        used = cache.usage.used
+        cache.recount()
+        assert cache.usage.used == used
 
 
 async def test_a_blob_that_is_here_whole_needs_no_index(tmp_path: Path) -> None:
