@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench bench-wan clean
 
 help:
 	@echo "make demo    push a real tree, mount it, run Python from the mount"
 	@echo "make test    lint, types, import contracts, then the tests floor by floor"
 	@echo "make lint    only what make test checks before the tests"
 	@echo "make bench   measure against ext4 (ARGS='--only ROW --json')"
+	@echo "make bench-wan   cold starts over a slow network, against curl (as root; ARGS too)"
 	@echo "make setup   only Debian packages and .venv"
 	@echo "make clean   remove everything these made"
 
@@ -29,6 +30,9 @@ lint: setup
 
 bench: setup
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-wan: setup
+	@$(BIN)/python -m benchmarks.wan $(ARGS)
 
 clean:
 	@if [ -x $(BIN)/python ]; then $(BIN)/python demo/demo.py --clean; fi

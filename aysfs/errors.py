@@ -14,7 +14,7 @@ class ExitCode(enum.IntEnum):
     OK = 0
     FAILURE = 1  # anything without a code of its own, bugs included
     USAGE = 2  # click's own code for a wrong command line
-    BAD_LIST = 3  # a flist is malformed
+    BAD_LIST = 3  # a flist or a profile is malformed
     MISSING = 4  # a service, path or blob that is definitely not there
     STORE = 5  # a store did not answer, or answered nonsense
     CORRUPT = 6  # bytes that do not match their digest
@@ -60,6 +60,21 @@ class BadList(AysfsError):
 
     def __init__(self, source: str, line: int, reason: str) -> None:
         super().__init__(f"{source}:{line}: {reason}" if line else f"{source}: {reason}")
+        self.source = source
+        self.line = line
+        self.reason = reason
+
+
+class BadProfile(AysfsError):
+    """A profile that breaks its format. ``line`` counts from 1; 0 speaks of the whole text."""
+
+    code = ExitCode.BAD_LIST
+
+    def __init__(self, source: str, line: int, reason: str) -> None:
+        super().__init__(
+            f"{source}:{line}: {reason}" if line else f"{source}: {reason}",
+            hint="`aysfs profile record --fresh` makes a new one",
+        )
         self.source = source
         self.line = line
         self.reason = reason
@@ -190,6 +205,12 @@ class ImageDamaged(AysfsError):
     """A tree image or its index that breaks its format or is not what was written."""
 
     code = ExitCode.IMAGE
+
+
+class PackDamaged(AysfsError):
+    """A pack, its index or a frame in it that breaks its format."""
+
+    code = ExitCode.CORRUPT
 
 
 class ImageRefused(AysfsError):

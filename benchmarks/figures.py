@@ -15,11 +15,12 @@ class Measured(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What to measure and what to reach; ``unit`` is s, MiB, us or x (times the peer's)."""
+    """What to measure and what to reach, if anything; ``unit`` is s, ms, MiB, us or x (times the
+    peer's)."""
 
     name: str
     what: str
-    target: float
+    target: float | None
     unit: str
     measure: Callable[[], Measured]
 

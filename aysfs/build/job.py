@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,10 +40,13 @@ from aysfs.errors import AysfsError, BadRecipe, BuildFailed, ServerTrouble, Stor
 from aysfs.flist.entry import Entry, Header
 from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName
+from aysfs.publish.frames import FrameSpool
 from aysfs.publish.image import add_image
+from aysfs.publish.packs import add_packs
 from aysfs.publish.put import put_missing
 from aysfs.publish.stream import TarTree, publish_list
 from aysfs.store.claims import Claim
+from aysfs.store.packs import is_usable, read_packs
 from aysfs.store.protocol import BlobSource, Store
 
 T = TypeVar("T")
@@ -63,6 +67,7 @@ class Options:
     epoch: int | None = None  # SOURCE_DATE_EPOCH: no time in the list is later
     network: str | None = None
     tree_image: bool = False  # published with the list
+    packs: bool = True  # likewise
 
 
 class Built(NamedTuple):
@@ -151,6 +156,7 @@ class Job:
             if record is not None:
                 log.note(f"{self._name}: nothing changed since it was built")
                 self._add_images()
+                self._add_packs(record.list_sha256, log)
                 log.nothing_was_built()
                 return Built(self._template, record, False, self._server, self._log)
             try:
@@ -167,7 +173,16 @@ class Job:
         return Built(self._template, record, True, self._server, self._log)
 
     def _build(self, image: str, inputs: Inputs, started: float, log: BuildLog) -> Record:
-        tree = TarTree(self._put, epoch=self._workshop.options.epoch)
+        with ExitStack() as stack:
+            packing = self._workshop.options.packs
+            frames = stack.enter_context(FrameSpool()) if packing else None
+            return self._build_with(frames, image, inputs, started, log)
+
+    def _build_with(
+        self, frames: FrameSpool | None, image: str, inputs: Inputs, started: float, log: BuildLog
+    ) -> Record:
+        put = self._put if frames is None else partial(self._put_and_pack, frames)
+        tree = TarTree(put, epoch=self._workshop.options.epoch)
         actions = self._template.actions()  # what does not load needs no container
         self._run_template(actions, self._start(image, log), tree, log)
         header, entries = tree.finish()
@@ -177,9 +192,11 @@ class Job:
             if self._workshop.prove is not None:
                 self._workshop.prove(self._server, image, self._template, file, log, self._own)
         with log.step(f"publish {self._name}"):
-            publish = partial(publish_list, image=self._workshop.options.tree_image)
-            self._await(publish, self._claims, self._name, header, entries)
+            publish = partial(publish_list, image=self._workshop.options.tree_image, frames=frames)
+            packed = self._await(publish, self._claims, self._name, header, entries)
             self._await(self.let_go)
+        if packed is not None:
+            log.note(packed.text)
         record = Record(
             service=str(self._name),
             inputs=inputs,
@@ -274,6 +291,20 @@ class Job:
 
     def _put(self, batch: list[BlobSource]) -> None:
         self._await(put_missing, self._claims, batch)
+
+    def _put_and_pack(self, frames: FrameSpool, batch: list[BlobSource]) -> None:
+        self._put(batch)
+        frames.take(batch)
+
+    def _add_packs(self, list_sha256: str, log: BuildLog) -> None:
+        """What was built without packs gets them, of the blobs that each store has."""
+        if not self._workshop.options.packs:
+            return
+        for store in self._workshop.stores:
+            found = self._await(read_packs, store, self._name)
+            if found is None or not is_usable(found, list_sha256):
+                add = partial(add_packs, waiting=self._say)
+                log.note(self._await(add, store, self._name).text)
 
     def _add_images(self) -> None:
         """What was built without an image gets one, where that is asked for."""

@@ -8,12 +8,14 @@ Never asks a store. A method that may wait for a disk says so; run those in a th
 
 import contextlib
 import fcntl
+import itertools
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from aysfs import digest as digests
 from aysfs.cache import stamp
@@ -72,7 +74,7 @@ class Cache:
         except OSError as error:
             raise CacheUnusable(f"the cache {root} cannot be used: {error.strerror}") from error
         self._tmp = str(self.usage.directory)
-        self._counter = 0
+        self._numbers = itertools.count(1)  # of files in tmp/; one step, whichever thread asks
         if self.usage.sweep():
             self.recount()
 
@@ -192,25 +194,48 @@ class Cache:
             self.usage.reserve(size)
         return Insertion(self, self._new_name(), digest, size)
 
-    def insert(self, digest: Digest, data: bytes) -> int:
+    def insert(self, digest: Digest, data: bytes, *, reserved: bool = False) -> int:
         """Take in a whole blob at once and open it; raises as an Insertion does."""
-        if digests.of(data) != digest:
-            raise Corrupt(f"blob {digest.hex()}: wrong bytes")
-        self.usage.reserve(len(data))
+        return self._insert(digest, data, reserved, self.place_and_open)
+
+    def keep(self, digest: Digest, data: bytes, *, reserved: bool = False) -> None:
+        """As ``insert``, for nobody who reads it now."""
+        self._insert(digest, data, reserved, self.place)
+
+    def _insert(
+        self,
+        digest: Digest,
+        data: bytes,
+        reserved: bool,
+        place: Callable[[int, str, Digest, int], T],
+    ) -> T:
+        if not reserved:
+            self.usage.reserve(len(data))
         tmp = self._new_name()
         descriptor = None
         try:
+            if digests.of(data) != digest:
+                raise Corrupt(f"blob {digest.hex()}: wrong bytes")
             descriptor = os.open(tmp, _NEW, 0o400)
             _write_all(descriptor, data)
-            return self.place_and_open(descriptor, tmp, digest, len(data))
-        except OSError as error:
+            return place(descriptor, tmp, digest, len(data))
+        except (Corrupt, OSError) as error:
             if descriptor is not None:
                 os.unlink(tmp)
             self.usage.release(len(data))
-            raise translated(error, self.root) from error
+            if isinstance(error, OSError):
+                raise translated(error, self.root) from error
+            raise
         finally:
             if descriptor is not None:
                 os.close(descriptor)
+
+    def nameless_file(self) -> BinaryIO:
+        """A file for what is on its way here, gone when it is closed."""
+        try:
+            return tempfile.TemporaryFile(dir=self._tmp, buffering=0)
+        except OSError as error:
+            raise translated(error, self.root) from error
 
     def place(self, descriptor: int, tmp: str, digest: Digest, size: int) -> None:
         """Make a file of verified bytes, and of reserved room, the blob.
@@ -236,8 +261,7 @@ class Cache:
         return reader
 
     def _new_name(self) -> str:
-        self._counter += 1
-        return f"{self._tmp}/{self._counter}"
+        return f"{self._tmp}/{next(self._numbers)}"
 
     def _rename(self, tmp: str, digest: Digest) -> None:
         """Into the objects; two processes racing for one blob both succeed."""

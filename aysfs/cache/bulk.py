@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import trio
 
-from aysfs.cache.fetch import Fetcher, Landed
-from aysfs.chunks import Chunks
+from aysfs.cache.fetch import Fetcher
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, NoSpace
 
@@ -18,7 +17,6 @@ class Wanted(NamedTuple):
     digest: Digest
     size: int
     why: str
-    chunks: Chunks | None = None
 
 
 class BulkReport(NamedTuple):
@@ -45,7 +43,7 @@ async def fetch_all(
     tally = _Tally(progress)
     try:
         for one in wanted:
-            if _start(fetcher, one, partial(tally.landed, one)):
+            if fetcher.start(one.digest, one.size, one.why, partial(tally.landed, one)):
                 tally.under_way += 1
                 if tally.under_way >= ahead:
                     await tally.at_most(ahead // 2)
@@ -57,14 +55,6 @@ async def fetch_all(
     finally:
         tally.is_over = True
     return BulkReport(tally.done, tally.failed, tuple(tally.failures), tally.first_error)
-
-
-def _start(fetcher: Fetcher, one: Wanted, landed: Landed) -> bool:
-    """Begin to fetch it: what of a large blob is here already is not fetched again."""
-    if one.chunks is not None and fetcher.large.has_part(one.digest):
-        fetcher.large.start(one.digest, one.size, one.chunks, one.why, landed)
-        return True
-    return fetcher.start(one.digest, one.size, one.why, landed)
 
 
 class _Tally:

@@ -23,8 +23,9 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import make_room
-from aysfs.cache.partial import Partial, make_partial, open_partial, whole_digest
-from aysfs.cache.span import Flying, Span, SpanSink
+from aysfs.cache.flights import Flights, InFlight, Landed
+from aysfs.cache.partial import Partial, chunks_of_part, make_partial, open_partial, whole_digest
+from aysfs.cache.span import Span, SpanSink
 from aysfs.chunks import Chunks
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoRanges, NoSpace, Stalled, StoreTrouble
@@ -42,12 +43,8 @@ _PAUSE = 1.0  # seconds without fetching ahead after a failure
 _AGAIN = 3  # times that a chunk is asked for which was here and is not any more
 
 
-Landed = Callable[[AysfsError | None], None]
-"""Told how something ended: must be quick, and must not raise."""
-
-
 class Whole(Protocol):
-    """What of the fetch service is needed: blobs as a whole, and its counters."""
+    """What of the fetch service is needed: blobs as a whole."""
 
     cache: Cache
     store: Store
@@ -55,17 +52,15 @@ class Whole(Protocol):
     def open_at_once(self, digest: Digest, size: int) -> int | None: ...
     async def open_fetched(self, digest: Digest, size: int, why: object = "") -> int: ...
     async def open(self, digest: Digest, size: int, why: object = "") -> int: ...
-    def missed(self) -> None: ...
-    def brought(self, size: int, error: AysfsError | None, why: object) -> None: ...
 
 
 class LargeBlobs:
     """The large blobs that are open in this process. Flights belong to ``nursery``."""
 
-    def __init__(self, whole: Whole, nursery: trio.Nursery, deadline: float) -> None:
+    def __init__(self, whole: Whole, flights: Flights, nursery: trio.Nursery) -> None:
         self.whole = whole
+        self.flights = flights
         self.nursery = nursery
-        self.deadline = deadline
         self.completed: Callable[[Cache, Digest], Awaitable[object]] = _nothing
         """Run for each blob that was completed, once nobody has it open any more."""
         self.is_over = False
@@ -90,16 +85,19 @@ class LargeBlobs:
                 if large is None:
                     partial = make_partial(self.whole.cache, digest, size, chunks, index)
             if partial is not None:
-                self.whole.missed()
+                self.flights.counters.misses += 1
                 large = self._open[key] = _Large(self, key, partial)
                 large.complete_if_all_here()  # whoever had it before may have been killed then
         if large is None:
             return Reader(None, await self.whole.open_fetched(digest, size, why), size, why)
         return Reader(large, -1, size, why)
 
-    def has_part(self, digest: Digest) -> bool:
-        """Whether some of a blob's chunks are here, and not all of it."""
-        return os.path.exists(self.whole.cache.partial_path(digest))
+    def part_of(self, digest: Digest, size: int) -> Chunks | None:
+        """The chunks of a blob of which some are here, where they are to be used."""
+        chunks = chunks_of_part(self.whole.cache, digest)
+        if chunks is None or not chunks.are_used(size):
+            return None
+        return chunks if self._may_be_read((digest, size, chunks)) else None
 
     async def bring(self, digest: Digest, size: int, chunks: Chunks, why: object = "") -> None:
         """Have all of a blob in the cache; only what is missing is asked for."""
@@ -126,9 +124,10 @@ class LargeBlobs:
         """Fail what is still read: the flights are about to be ended."""
         self.is_over = True
 
-    def in_flight(self) -> list[Flying]:
-        """Digest, bytes asked for, bytes here, readers waiting and purpose of every request."""
-        return [one.told for large in self._open.values() for one in large.spans()]
+    def told_of(self) -> list[InFlight]:
+        """Every request under way, for ``status``."""
+        now = trio.current_time()
+        return [span.told_of(now) for large in self._open.values() for span in large.spans()]
 
     def _may_be_read(self, key: tuple[Digest, int, Chunks]) -> bool:
         return key not in self._refused and trio.current_time() >= self._whole_until
@@ -265,6 +264,7 @@ class _Large:
             if self.whole is None and self.error is None and not self.partial.has(number):
                 self._want(number, number, number + ahead, why)
                 await self._arrived(number, why)
+        self.complete_if_all_here()  # the last request may not have ended yet
         while self._completion is not None:
             await self._completion.wait()
         if self.error is not None:
@@ -291,11 +291,14 @@ class _Large:
             span = self._flights.get(number)
             if span is None:
                 continue
+            self.home.flights.press(1)
             try:
                 await span.landed(number)
             except Corrupt:
                 if span.count == 1:
                     raise
+            finally:
+                self.home.flights.press(-1)
         if not self.partial.has(number):
             raise StoreTrouble(f"blob {self.key[0].hex()}: chunk {number} does not stay here")
 
@@ -304,7 +307,7 @@ class _Large:
         if trio.current_time() < self._ahead_from:
             ahead = last
         ahead = min(ahead, self.partial.count - 1)
-        most = max(1, REQUEST // self._cut)
+        most, deadline = max(1, REQUEST // self._cut), self.home.flights.deadline
         for begin, end in self._missing(first, ahead):
             if begin > last:
                 # A little that is only likely waits until it is worth a request.
@@ -312,7 +315,7 @@ class _Large:
                 if is_little or self.home.ahead >= _AHEAD_AT_ONCE:
                     continue
             for at in range(begin, end, most):
-                span = Span(self.partial, at, min(most, end - at), last, why, self.home.deadline)
+                span = Span(self.partial, at, min(most, end - at), last, why, deadline)
                 self._flights.update(dict.fromkeys(range(at, at + span.count), span))
                 self._working += 1
                 self.home.ahead += not span.is_needed
@@ -362,7 +365,11 @@ class _Large:
         self.home.ahead -= not span.is_needed
         if error is not None:
             self._pause_ahead()
-        self.home.whole.brought(span.fetched, error, span.why)
+        counters = self.home.flights.counters
+        counters.fetched_bytes += span.fetched
+        if error is not None:
+            counters.failures += 1
+            log.warning("%s: %s", span.why or "fetch", error)
         self.complete_if_all_here()
         self._settle()
 
@@ -374,8 +381,8 @@ class _Large:
         """Why a request was ended: its deadline, or nobody reads any more."""
         if span.is_dropped:
             return None
-        name, where = self.key[0].hex(), self.home.whole.store.label
-        return Stalled(f"blob {name}: no progress in {self.home.deadline:g} s from {where}")
+        name, where = self.key[0].hex(), self.home.flights.source
+        return Stalled(f"blob {name}: no progress in {self.home.flights.deadline:g} s from {where}")
 
     async def _bring(self, span: Span) -> None:
         cache, store = self.home.whole.cache, self.home.whole.store

@@ -177,6 +177,23 @@ class _Opened:
         self.data, self.map, self.index = data, map_, index
 
 
+def chunks_of_part(cache: Cache, digest: Digest) -> Chunks | None:
+    """The chunks of an entry, by its map; None where there is none, or one that makes no sense."""
+    try:
+        with open(f"{cache.partial_path(digest)}.map", "rb", buffering=0) as file:
+            head = file.read(_HEADER.size)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise translated(error, cache.root) from error
+    if len(head) != _HEADER.size:
+        return None
+    magic, version, _, _, cut, named, index, _ = _HEADER.unpack(head)
+    if (magic, version, named) != (_MAGIC, _VERSION, digest) or not cut:
+        return None
+    return Chunks(cut, Digest(index))
+
+
 def open_partial(cache: Cache, digest: Digest, size: int, chunks: Chunks) -> Partial | None:
     """The entry of a blob where there is one that these chunks fit; another one is removed."""
     try:

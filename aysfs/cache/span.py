@@ -10,13 +10,10 @@ from collections.abc import Sequence
 import trio
 
 from aysfs import digest as digests
+from aysfs.cache.flights import InFlight
 from aysfs.cache.partial import Partial
 from aysfs.cache.usage import on_disk
-from aysfs.digest import Digest
 from aysfs.errors import AysfsError, Corrupt
-
-Flying = tuple[Digest, int, int, int, object]
-"""Digest, bytes asked for, bytes here, readers waiting, and what for."""
 
 
 class Span:
@@ -36,6 +33,7 @@ class Span:
         self.is_dropped = False
         self._needed = max(0, min(count, last + 1 - first))
         self._waiting = 0
+        self._since = 0.0  # when the first began to wait
         self._error: AysfsError | None = None
         self._is_over = False
         self._news = trio.Event()
@@ -72,10 +70,12 @@ class Span:
         """What they take on the disk."""
         return sum(map(on_disk, self.lengths))
 
-    @property
-    def told(self) -> Flying:
+    def told_of(self, now: float) -> InFlight:
         """For ``status``."""
-        return self.partial.digest, self.length, self.fetched, self._waiting, self.why
+        waited = now - self._since if self._waiting else 0.0
+        return InFlight(
+            self.partial.digest, self.length, self.fetched, self._waiting, waited, self.why
+        )
 
     def drop(self) -> None:
         """Nobody wants them any more."""
@@ -89,6 +89,7 @@ class Span:
     async def landed(self, number: int) -> None:
         """Wait for one of the chunks, or for the end; raises the error that ended it."""
         self._waiting += 1
+        self._since = self._since or trio.current_time()
         try:
             while not self._is_over and not self.partial.has(number):
                 await self._news.wait()

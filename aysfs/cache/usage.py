@@ -139,6 +139,17 @@ class Usage:
             return 0
         return max(over, short) + self.limits.size // 10
 
+    def has_room(self, size: int) -> bool:
+        """Whether a blob fits without evicting, as far as it can be known without reserving."""
+        need = on_disk(size)
+        with self._mine:
+            if self._free >= need:
+                return True
+            with self._locked():
+                taken = self._objects.value + self._settling + self._all_reserved()
+            short = self.disk_free() - self._pending - need < self.limits.keep_free
+        return taken + need <= self.limits.size and not short
+
     def can_ever_fit(self, size: int) -> bool:
         """Whether evicting everything could make room: if not, nothing should be evicted."""
         need = on_disk(size)

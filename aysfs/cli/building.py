@@ -22,6 +22,7 @@ from aysfs.sizes import size_text
 @click.option("--push", "image_push", is_flag=True, help="Push the image to its registry.")
 @click.option("--tag", help="Keep each SERVICE under this tag too, e.g. 1.2.")
 @click.option("--image", "tree_image", is_flag=True, help="Publish each list's tree image with it.")
+@click.option("--no-packs", is_flag=True, help="Publish no packs of its small files.")
 @click.option("--debug", is_flag=True, help="Keep the container of the build.")
 @click.option("--force", is_flag=True, help="Build although nothing changed.")
 @click.option("--no-verify", is_flag=True, help="Publish without a check in a container.")
@@ -43,6 +44,7 @@ def build_command(
     image_push: bool,
     tag: str | None,
     tree_image: bool,
+    no_packs: bool,
     debug: bool,
     force: bool,
     no_verify: bool,
@@ -58,7 +60,15 @@ def build_command(
     """
     end_as_interrupted()
     settings = load_settings(stores, cache)
-    options = Options(force, debug, image_build, image_push, network=network, tree_image=tree_image)
+    options = Options(
+        force,
+        debug,
+        image_build,
+        image_push,
+        network=network,
+        tree_image=tree_image,
+        packs=not no_packs,
+    )
     request = BuildRequest(names, hosts, stores, templates, options, not no_verify, as_json, tag)
     report(build(settings, request), as_json=as_json)
 

@@ -16,6 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 import platformdirs
 
+from aysfs.cache.modes import MODES, PROFILE
 from aysfs.errors import BadConfig, BadName
 from aysfs.limits import DEADLINE, Limits
 from aysfs.names import DEFAULT_DOMAIN, ListRef, parse_name
@@ -25,6 +26,7 @@ SYSTEM_FILE = Path("/etc/aysfs/config.toml")
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGE = re.compile(r"(\d{1,9})\s*(|s|m|min|h|d|w)", re.IGNORECASE)
+_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 P = ParamSpec("P")
@@ -48,6 +50,9 @@ class Settings:
     keep_free: int = Limits().keep_free
     deadline: float = DEADLINE
     trust_images: tuple[str, ...] = field(default=(), repr=False)  # stores, as in `store`
+    prefetch: str = PROFILE  # what a mount fetches before anybody asks
+    prefetch_rate: int | None = None  # bytes a second of that; none: as fast as it goes
+    packs: bool = False  # whether a push makes packs
     store_is_given: bool = False  # on the command line, where it may be mistyped
 
     @property
@@ -89,6 +94,9 @@ def load_settings(store: Sequence[str] = (), cache: str | None = None) -> Settin
         keep_free=_size(known, "keep_free"),
         deadline=_seconds(known, "deadline"),
         trust_images=_stores(known, "trust_images", at_least=0),
+        prefetch=_choice(known, "prefetch", MODES),
+        prefetch_rate=_rate(known, "prefetch_rate"),
+        packs=_flag(known, "packs"),
         store_is_given=bool(store),
     )
 
@@ -123,6 +131,9 @@ def _defaults() -> Known:
         "cache_size": limits.size,
         "keep_free": limits.keep_free,
         "deadline": DEADLINE,
+        "prefetch": PROFILE,
+        "prefetch_rate": 0,
+        "packs": False,
     }
     if os.geteuid() == 0:
         values |= {
@@ -262,6 +273,11 @@ def parse_size(value: object, what: str) -> int:
     return int(match[1]) << _UNITS[match[2].lower()]
 
 
+def parse_rate(value: object, what: str) -> int | None:
+    """Bytes a second, as a size; None for 0, which is no bound."""
+    return parse_size(value, what) or None
+
+
 def parse_age(text: str, what: str) -> float:
     """Seconds from ``24h``, ``30 min``, ``7d`` or a plain number; BadConfig names ``what``."""
     match = _AGE.fullmatch(text.strip())
@@ -275,6 +291,19 @@ def _size(known: Known, name: str) -> int:
     return parse_size(value, f"{where}: `{name}`")
 
 
+def _rate(known: Known, name: str) -> int | None:
+    value, where = known[name]
+    return parse_rate(value, f"{where}: `{name}`")
+
+
+def _choice(known: Known, name: str, choices: Sequence[str]) -> str:
+    value = _text(known, name)
+    if value not in choices:
+        words = ", ".join(choices)
+        raise BadConfig(f"{known[name][1]}: `{name}` must be one of {words}, not {value!r}")
+    return value
+
+
 def _seconds(known: Known, name: str) -> float:
     value, where = known[name]
     try:
@@ -284,3 +313,11 @@ def _seconds(known: Known, name: str) -> float:
     if not 0 < seconds < float("inf"):
         raise BadConfig(f"{where}: `{name}` must be a number of seconds, not {value!r}")
     return seconds
+
+
+def _flag(known: Known, name: str) -> bool:
+    value, where = known[name]
+    flag = value if isinstance(value, bool) else _FLAGS.get(str(value).lower())
+    if flag is None:
+        raise BadConfig(f"{where}: `{name}` must be true or false, not {value!r}")
+    return flag

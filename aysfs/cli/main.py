@@ -30,6 +30,7 @@ COMMANDS = {
     "stat": ("reading", "Show everything known of a path."),
     "fetch": ("reading", "Bring files into the cache ahead of need."),
     "unpack": ("reading", "Write a service as ordinary files."),
+    "profile": ("profiles", "Record and show what the start of a service reads."),
     "flist": ("lists", "Check, convert and compare lists."),
     "store": ("stores", "Look after a store: check, gc, copy, tags."),
     "cache": ("caching", "Look after the cache of this host."),

@@ -11,7 +11,7 @@ import sys
 from aysfs.cli.main import cli, run
 from aysfs.errors import ExitCode
 
-_SETTINGS = {"store", "cache", "base", "engine", "log-level"}
+_SETTINGS = {"store", "cache", "base", "engine", "log-level", "prefetch", "prefetch-rate"}
 _FLAGS = {"-s", "-n", "-v", "-r"}
 
 

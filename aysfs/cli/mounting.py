@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from aysfs.cli.config import Settings, settings_options, store_url
+from aysfs.cache.modes import MODES
+from aysfs.cli.config import Settings, parse_rate, settings_options, store_url
 from aysfs.errors import AysfsError, BadConfig, ExitCode, MountFailed
 from aysfs.mount import life
 from aysfs.mount.client import ask
@@ -46,6 +47,14 @@ _REFUSED = {"rw", "remount", "bind"}
     metavar="URL",
     help="A store whose tree images root may mount (AYSFS_TRUST_IMAGES); repeatable.",
 )
+@click.option(
+    "--prefetch",
+    type=click.Choice(MODES),
+    help="What is fetched before anybody asks (AYSFS_PREFETCH); the start profile by default.",
+)
+@click.option(
+    "--prefetch-rate", metavar="SIZE", help="Bytes a second of that, at most (AYSFS_PREFETCH_RATE)."
+)
 @click.option("-o", "options", multiple=True, metavar="OPT[,OPT]", help="Mount options.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info"
@@ -59,6 +68,8 @@ def mount_command(
     foreground: bool,
     allow_other: bool,
     trust_images: tuple[str, ...],
+    prefetch: str | None,
+    prefetch_rate: str | None,
     options: tuple[str, ...],
     log_level: str,
 ) -> None:
@@ -72,6 +83,9 @@ def mount_command(
     fuse_options, allowed = split_options(options)
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise MountFailed("there is no fusermount3", hint="install fuse3")
+    rate = settings.prefetch_rate
+    if prefetch_rate is not None:
+        rate = parse_rate(prefetch_rate, "--prefetch-rate")
     point = life.check_point(Path(directory))
     log = settings.logs / f"{folder_of(settings.runtime, point).name}.log"
     overlay.repair(settings.runtime)
@@ -89,6 +103,8 @@ def mount_command(
         trust_images=tuple(map(store_url, trust_images)) or settings.trust_images,
         allow_other=allow_other or allowed,
         fuse_options=fuse_options,
+        prefetch=prefetch or settings.prefetch,
+        prefetch_rate=rate,
         deadline=settings.deadline,
         cache_size=settings.cache_size,
         keep_free=settings.keep_free,
@@ -104,10 +120,10 @@ def mount_command(
         raise BadConfig("--foreground: one daemon serves all overlay mounts", hint="--engine fuse")
     if foreground:
         life.become(replace(wanted, engine="fuse", why="it serves in the foreground"))
-    _mount(wanted)
+    mount_tree(wanted)
 
 
-def _mount(wanted: MountOptions) -> None:
+def mount_tree(wanted: MountOptions) -> None:
     """Mount with the engine that was asked for or, with ``auto``, the best that this host has."""
     why = "asked for"
     if wanted.engine != "fuse":

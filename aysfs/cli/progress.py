@@ -49,9 +49,14 @@ def phases(what: str, shown: Shown = size_text) -> Iterator[PhaseMeter]:
     with told(what) as tell:
 
         def meter(phase: str, done: int, total: int, /) -> None:
-            tell(done, total, f"{phase} {shown(done)} of {shown(total)}")
+            tell(done, total, amounts(phase, done, total, shown))
 
         yield meter
+
+
+def amounts(phase: str, done: int, total: int, shown: Shown = size_text) -> str:
+    """How far a phase is, in words."""
+    return f"{phase} {shown(done)} of {shown(total)}"
 
 
 @contextmanager

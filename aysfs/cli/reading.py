@@ -4,23 +4,26 @@ import gc
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
 from aysfs.cache.bulk import BulkReport, Wanted, fetch_all
+from aysfs.cache.modes import ALL, PACKS
+from aysfs.cache.prefetch import Seen
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.progress import progress
 from aysfs.cli.render import note, show_json
-from aysfs.cli.session import entry, fetching, load, run_async, view
+from aysfs.cli.session import ahead, entry, fetching, load_from, run_async, view, view_from
 from aysfs.errors import PathMissing
 from aysfs.flist import Kind
 from aysfs.sizes import size_text
-from aysfs.tree import FORMATS, ROOT, Node, Tree, TreeView
+from aysfs.tree import FORMATS, ROOT, Node, TreeView
 from aysfs.unpack import UnpackReport, unpack
 
 _PIECE = 1 << 20
@@ -137,23 +140,21 @@ async def _cat(settings: Settings, tree: TreeView, node: Node, shown: str) -> No
 @settings_options
 def fetch_command(settings: Settings, name: str, paths: tuple[str, ...], as_json: bool) -> None:
     """Bring the blobs of a service, or of PATHs in it, into the cache."""
-    tree = _view(settings, name)
-    tops = [tree.resolve(os.fsencode(path)) for path in paths] or [ROOT]
-    wanted = list(_blobs(tree, tops))
-    report, fetched = run_async(partial(_fetch, settings, wanted))
-    size = sum(one.size for one in wanted)
+    fetched = run_async(partial(_fetch, settings, name, paths))
+    report = fetched.report
     if as_json:
         show_json(
             {
                 "blobs": report.blobs,
-                "bytes": size,
-                "fetched_bytes": fetched,
+                "bytes": fetched.size,
+                "fetched_bytes": fetched.fetched_bytes,
                 "failed": report.failed,
                 "failures": list(report.failures),
             }
         )
     else:
-        click.echo(f"{report.blobs} blobs, {size_text(size)}; {size_text(fetched)} fetched")
+        came = size_text(fetched.fetched_bytes)
+        click.echo(f"{report.blobs} blobs, {size_text(fetched.size)}; {came} fetched")
     if report.first_error is not None:
         for line in report.failures[1:]:
             note(f"aysfs: {line}")
@@ -161,26 +162,32 @@ def fetch_command(settings: Settings, name: str, paths: tuple[str, ...], as_json
         raise type(error)(report.failures[0], hint=error.hint)
 
 
-async def _fetch(settings: Settings, wanted: list[Wanted]) -> tuple[BulkReport, int]:
-    gc.freeze()  # tree and blobs live to the end: no collection needs to walk them
-    async with fetching(settings) as fetcher:
+class _Fetched(NamedTuple):
+    report: BulkReport
+    size: int  # of all that was wanted
+    fetched_bytes: int
+
+
+async def _fetch(settings: Settings, name: str, paths: Sequence[str]) -> _Fetched:
+    """All of a service through its packs, where it has some, and then what is left singly."""
+    async with (
+        fetching(settings) as fetcher,
+        ahead(settings, fetcher, name, PACKS if paths else ALL) as prefetch,
+    ):
+        shown = await view_from(settings, fetcher.store, [name])
+        tree = shown.tree
+        tops = [tree.resolve(os.fsencode(path)) for path in paths] or [ROOT]
+        prefetch.shows(Seen([one.sha256 for one in shown.lists], tree.blobs))
+        wanted = [
+            Wanted(digest, size, os.fsdecode(tree.listed(path)))
+            for path, digest, size in tree.blobs(tops)
+        ]
+        gc.freeze()  # tree and blobs live to the end: no collection needs to walk them
         with progress("fetch", len(wanted)) as meter:
+            await prefetch.until_packs_are_done(meter)
             report = await fetch_all(fetcher, wanted, meter)
-        return report, fetcher.counters.fetched_bytes
-
-
-def _blobs(tree: TreeView, tops: Sequence[Node]) -> Iterator[Wanted]:
-    """Every blob below some nodes, once."""
-    seen = set()
-    for top in tops:
-        for path, node in tree.paths(top):
-            mode, _, _, size, _, _ = tree.attributes(node)
-            if not size or not stat.S_ISREG(mode):
-                continue
-            digest = tree.digest(tree.inode(node))
-            if digest not in seen:
-                seen.add(digest)
-                yield Wanted(digest, size, os.fsdecode(tree.listed(path)), tree.chunks(node))
+        size = sum(one.size for one in wanted)
+        return _Fetched(report, size, fetcher.counters.fetched_bytes)
 
 
 @click.command("unpack")
@@ -190,14 +197,16 @@ def _blobs(tree: TreeView, tops: Sequence[Node]) -> Iterator[Wanted]:
 @settings_options
 def unpack_command(settings: Settings, name: str, directory: Path, base: str | None) -> None:
     """Write a service as ordinary files into DIRECTORY, which must be new or empty."""
-    tree = run_async(partial(load, settings, [name], base)).tree
-    report = run_async(partial(_unpack, settings, tree, directory))
+    report = run_async(partial(_unpack, settings, name, base, directory))
     click.echo(f"{report.entries} entries, {size_text(report.size)}")
     for (what, why), count in sorted(report.skipped.items()):
         note(f"aysfs: {what} not set on {count} entries: {why}")
 
 
-async def _unpack(settings: Settings, tree: Tree, directory: Path) -> UnpackReport:
-    async with fetching(settings) as fetcher:
+async def _unpack(settings: Settings, name: str, base: str | None, directory: Path) -> UnpackReport:
+    async with fetching(settings) as fetcher, ahead(settings, fetcher, name, ALL) as prefetch:
+        loaded = await load_from(settings, fetcher.store, [name], base)
+        tree = loaded.tree
+        prefetch.shows(Seen([one.sha256 for one in loaded.lists], tree.blobs))
         with progress("unpack", len(tree)) as meter:
             return await unpack(tree, directory, fetcher, meter)

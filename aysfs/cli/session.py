@@ -12,6 +12,7 @@ import trio
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.cache.images import ImageCache
+from aysfs.cache.prefetch import Prefetch
 from aysfs.cache.recovery import flush, recover
 from aysfs.cli.config import Settings
 from aysfs.cli.render import note
@@ -49,32 +50,53 @@ def end_as_interrupted() -> None:
 
 async def load(settings: Settings, names: Sequence[str], base: str | None = None) -> Loaded:
     """The tree of these services, within the deadline."""
-    refs = [settings.ref(name) for name in names]
-    given = os.fsencode(base) if base else None
-    return await _within(settings, lambda store: load_tree(store, refs, base=given))
+    return await _asked(settings, lambda store: load_from(settings, store, names, base))
 
 
 async def view(settings: Settings, names: Sequence[str]) -> Shown:
     """What these services show, within the deadline; from the cache when they were mounted."""
+    return await _asked(settings, lambda store: view_from(settings, store, names))
+
+
+async def load_from(
+    settings: Settings, store: Store, names: Sequence[str], base: str | None = None
+) -> Loaded:
+    """As ``load``, from a store that is open."""
     refs = [settings.ref(name) for name in names]
-    return await _within(settings, lambda store: load_view(store, refs, _images(settings)))
+    given = os.fsencode(base) if base else None
+    return await _within(settings, store, load_tree(store, refs, base=given))
+
+
+async def view_from(settings: Settings, store: Store, names: Sequence[str]) -> Shown:
+    """As ``view``, from a store that is open."""
+    refs = [settings.ref(name) for name in names]
+    return await _within(settings, store, load_view(store, refs, _images(settings)))
 
 
 async def entry(settings: Settings, name: str, path: bytes) -> tuple[Entry, ListInfo]:
     """What the list of a service says of a path, within the deadline."""
     ref = settings.ref(name)
-    return await _within(settings, lambda store: load_entry(store, ref, _images(settings), path))
+
+    async def ask(store: Store) -> tuple[Entry, ListInfo]:
+        return await _within(settings, store, load_entry(store, ref, _images(settings), path))
+
+    return await _asked(settings, ask)
 
 
-async def _within(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
-    """Ask the configured store; StoreTrouble when it takes longer than the deadline."""
+async def _asked(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Ask the configured store."""
     store = open_stores(settings.store, namespace=settings.namespace)
     try:
-        with trio.move_on_after(settings.deadline):
-            return await work(store)
-        raise StoreTrouble(f"{store.label}: no list within {settings.deadline:g} s")
+        return await work(store)
     finally:
         await store.aclose()
+
+
+async def _within(settings: Settings, store: Store, work: Awaitable[T]) -> T:
+    """StoreTrouble when it takes longer than the deadline."""
+    with trio.move_on_after(settings.deadline):
+        return await work
+    raise StoreTrouble(f"{store.label}: no list within {settings.deadline:g} s")
 
 
 def _images(settings: Settings) -> ImageCache | None:
@@ -105,6 +127,18 @@ async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
         )
         stack.push_async_callback(_flush, cache, fetcher)
         yield fetcher
+
+
+@asynccontextmanager
+async def ahead(
+    settings: Settings, fetcher: Fetcher, name: str, mode: str
+) -> AsyncIterator[Prefetch]:
+    """Fetch ahead for a service, as ``mode`` says, for the length of the block."""
+    async with trio.open_nursery() as nursery:
+        prefetch = Prefetch(fetcher, mode, polite=False)
+        nursery.start_soon(prefetch.run, [settings.ref(name)])
+        yield prefetch
+        nursery.cancel_scope.cancel()
 
 
 async def _flush(cache: Cache, fetcher: Fetcher) -> None:

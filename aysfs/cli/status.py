@@ -12,6 +12,8 @@ from aysfs.mount.overlay import life as overlay
 from aysfs.mount.runtime import Record, records
 from aysfs.sizes import size_text
 
+_SHOWN = 10
+
 
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Everything, for scripts.")
@@ -73,13 +75,28 @@ def _show(answer: Answer) -> None:
         click.echo(
             f"  left alone for {one['seconds']} s: {_escaped(one['store'])}: {_escaped(one['why'])}"
         )
+    _show_fetching(answer)
+
+
+def _show_fetching(answer: Answer) -> None:
+    ahead = answer.get("ahead", [])  # an older daemon's answer has none
+    assert isinstance(ahead, list)
+    for one in ahead:
+        of = f"{size_text(one['done'])} of {size_text(one['total'])}, " if one["total"] else ""
+        click.echo(f"  ahead: {_escaped(one['what'])}: {of}{one['state']}")
     flights = answer["in_flight"]
     assert isinstance(flights, list)
-    for flight in flights[:10]:
+    asked = [one for one in flights if one["waiting"]]
+    for flight in asked[:_SHOWN]:
+        readers = (
+            "1 reader waits" if flight["waiting"] == 1 else f"{flight['waiting']} readers wait"
+        )
         click.echo(
             f"  fetching {_escaped(flight['why'])}: {size_text(flight['here'])} of"
-            f" {size_text(flight['size'])}, {flight['waiting']} waiting"
+            f" {size_text(flight['size'])}, {readers} since {flight.get('waited', 0):.1f} s"
         )
+    if len(asked) > _SHOWN:
+        click.echo(f"  and {len(asked) - _SHOWN} more that are waited for")
 
 
 def _show_holders(answer: Answer) -> None:

@@ -24,6 +24,7 @@ from aysfs.cli.session import end_as_interrupted, run_async
 from aysfs.cli.writing import open_to_write
 from aysfs.errors import BadName, ListMissing
 from aysfs.names import ServiceName, tagged
+from aysfs.publish.packs import add_packs
 from aysfs.sizes import size_text
 from aysfs.store.claims import store_time
 from aysfs.store.open_to_write import open_stores
@@ -89,6 +90,7 @@ def info_command(settings: Settings, as_json: bool) -> None:
     click.echo(f"blobs        {found.blobs}, {size_text(found.size)}")
     click.echo(f"chunks       {size_text(found.indexes_size)} of digests of large files' parts")
     click.echo(f"images       of {found.images} lists, {size_text(found.images_size)}")
+    click.echo(f"packs        of {found.packed} lists, {size_text(found.packed_size)}")
     click.echo(f"saved        {size_text(found.saved)} by deduplication")
     click.echo(f"nobody's     {found.unnamed} blobs, {size_text(found.unnamed_size)}")
     click.echo(f"leftovers    {found.leftovers} files, {size_text(found.leftovers_size)}")
@@ -105,7 +107,11 @@ def ls_command(settings: Settings, as_json: bool) -> None:
     with phases("store ls", number_text) as step:
         lists, unreadable = run_async(partial(with_store, settings, partial(read_lists, step=step)))
     if as_json:
-        rows = [one._asdict() | {"name": str(one.name), "image": one.image_size} for one in lists]
+        rows = [
+            one._asdict()
+            | {"name": str(one.name), "image": one.image_size, "packs": one.packs_size}
+            for one in lists
+        ]
         show_json({"lists": rows, "unreadable": unreadable})
         return
     width = max((len(str(one.name)) for one in lists), default=0)
@@ -165,6 +171,30 @@ async def _copy(
     ):
         chosen = await source.lists() if names is None else names
         return await copy(source, target, chosen, step=step, waiting=waiting)
+
+
+@store_command.command("pack")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@click.option("--anew", is_flag=True, help="Make all packs again, not only what changed.")
+@as_json_option
+@settings_options
+def pack_command(settings: Settings, names: tuple[str, ...], anew: bool, as_json: bool) -> None:
+    """Make packs of the small files of each SERVICE, or SERVICE@TAG, that the store has.
+
+    A service that was never on a host starts sooner, as many small files come at once.
+    """
+    refs = [service_of(settings, name) for name in names]
+    end_as_interrupted()
+    reports = []
+    for ref in refs:
+        with phases("store pack") as step:
+            work = partial(add_packs, name=ref, anew=anew, step=step, waiting=waiting)
+            report = run_async(partial(with_stores, settings, work))
+        reports.append(report._asdict() | {"name": str(ref)})
+        if not as_json:
+            click.echo(f"{ref}: {report.text}")
+    if as_json:
+        show_json(reports)
 
 
 @store_command.command("tag")

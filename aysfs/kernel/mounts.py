@@ -32,6 +32,8 @@ _NO_MAGIC_LINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 
 _AT_FDCWD = -100
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+# linux/sched.h, sys/mount.h
+_NEW_NAMESPACE, _RECURSIVE, _SLAVE = 0x20000, 0x4000, 0x80000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -87,6 +89,19 @@ def detach(point: str) -> None:
     """Take a mount out of the tree of names at once; who uses it may go on."""
     if _libc.umount2(os.fsencode(point), _MNT_DETACH | _UMOUNT_NOFOLLOW) != 0:
         raise Refused(point, ctypes.get_errno())
+
+
+def be_private() -> None:
+    """Move this thread, and all that it starts, into a mount namespace of its own.
+
+    What is mounted there is seen nowhere else; what the host mounts and unmounts meanwhile is seen
+    there. Threads that run already stay where they are.
+    """
+    what = "a mount namespace of its own"
+    if _libc.unshare(_NEW_NAMESPACE) != 0:
+        raise Refused(what, ctypes.get_errno())
+    if _libc.mount(None, b"/", None, ctypes.c_ulong(_RECURSIVE | _SLAVE), None) != 0:
+        raise Refused(what, ctypes.get_errno())
 
 
 def open_below(directory: int, path: bytes) -> int:

@@ -21,16 +21,18 @@ import trio
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.cache.images import ImageCache
+from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.cache.recovery import recover
 from aysfs.errors import MountFailed, StoreTrouble, first_of
 from aysfs.kernel.table import find_kernel_mount
 from aysfs.load import Shown, load_view
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
-from aysfs.mount.control import serve_control
+from aysfs.mount.control import Handler, serve_control
 from aysfs.mount.durable import flush_at_last, flush_now_and_then
 from aysfs.mount.fuse import FuseEngine
 from aysfs.mount.options import MountOptions
+from aysfs.mount.recording import Recorder
 from aysfs.mount.runtime import Claim
 from aysfs.store.chain import Chain
 from aysfs.store.open import open_stores, side_by_side
@@ -54,13 +56,16 @@ class Daemon:
         fetcher: Fetcher,
         loaded: Shown,
         images: ImageCache,
+        prefetch: Prefetch,
     ) -> None:
         self.options = options
         self.store = store
         self.fetcher = fetcher
         self.loaded = loaded
         self.images = images
-        self.engine = FuseEngine(loaded.tree, fetcher)
+        self.prefetch = prefetch
+        self.recorder = Recorder() if options.record else None
+        self.engine = FuseEngine(loaded.tree, fetcher, self.recorder)
         self._started = time.time()
 
     async def status(self, _argument: str) -> Answer:
@@ -94,10 +99,8 @@ class Daemon:
             "misses": fetches.misses,
             "fetched_bytes": fetches.fetched_bytes,
             "failures": fetches.failures,
-            "in_flight": [
-                {"md5": d.hex(), "size": s, "here": h, "waiting": w, "why": str(y)}
-                for d, s, h, w, y in self.fetcher.in_flight()
-            ],
+            "in_flight": [one.to_values() for one in self.fetcher.in_flight()],
+            "ahead": self.prefetch.status(),
             "pid": os.getpid(),
             "uptime": time.time() - self._started,
         }
@@ -112,6 +115,7 @@ class Daemon:
         _report_clashes(loaded)
         self.loaded = loaded
         names = self.engine.replace(loaded.tree)
+        self.prefetch.shows(_seen(loaded))
         await trio.to_thread.run_sync(_invalidate, names, abandon_on_cancel=True)
         log.info("reloaded: %d entries", len(loaded.tree))
         answer: Answer = {"changed": True, "entries": len(loaded.tree)}
@@ -151,18 +155,28 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
             log.warning("%d cached blobs did not survive the last stop of this host", wrong)
         store = open_stores(options.store, namespace=options.namespace)
         stack.push_async_callback(store.aclose)
-        images = ImageCache(cache.root, report=log.warning)
-        loaded = await _load(store, options, images)
-        _report_clashes(loaded)
-        gc.collect()
-        _give_memory_back()
-        gc.freeze()  # the tree lives as long as we do: no collection needs to walk it
         fetcher = await stack.enter_async_context(
             open_fetcher(cache, store, deadline=options.deadline, parallel=side_by_side(store))
         )
-        daemon = Daemon(options, store, fetcher, loaded, images)
-        await _session(daemon, claim, ready)
+        async with trio.open_nursery() as beside:
+            prefetch = Prefetch(fetcher, options.prefetch, options.prefetch_rate)
+            beside.start_soon(prefetch.run, options.refs)
+            images = ImageCache(cache.root, report=log.warning)
+            loaded = await _load(store, options, images)
+            prefetch.shows(_seen(loaded))
+            _report_clashes(loaded)
+            gc.collect()
+            _give_memory_back()
+            gc.freeze()  # the tree lives as long as we do: no collection needs to walk it
+            daemon = Daemon(options, store, fetcher, loaded, images, prefetch)
+            await _session(daemon, claim, ready)
+            beside.cancel_scope.cancel()
         await flush_at_last(cache)
+
+
+def _seen(loaded: Shown) -> Seen:
+    """What is shown, as far as fetching ahead is concerned."""
+    return Seen([one.sha256 for one in loaded.lists], loaded.tree.blobs)
 
 
 def _give_memory_back() -> None:
@@ -212,7 +226,13 @@ async def _session(daemon: Daemon, claim: Claim, ready: Callable[[], None]) -> N
     # While the session runs, whoever unmounts ends it; on the way out we unmount ourselves.
     try:
         async with trio.open_nursery() as nursery:
-            handlers = {"status": daemon.status, "reload": daemon.reload, "stop": daemon.stop}
+            handlers: dict[str, Handler] = {
+                "status": daemon.status,
+                "reload": daemon.reload,
+                "stop": daemon.stop,
+            }
+            if daemon.recorder is not None:
+                handlers["record"] = daemon.recorder.answer
             await nursery.start(serve_control, claim.folder / "control", handlers)
             nursery.start_soon(_stop_on_signal, nursery)
             fetched = daemon.fetcher.counters

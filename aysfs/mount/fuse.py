@@ -25,6 +25,7 @@ from aysfs.cache.chunks import Reader
 from aysfs.cache.fetch import Fetcher
 from aysfs.errors import AysfsError, NoSpace
 from aysfs.limits import LARGE
+from aysfs.mount.recording import Recorder
 from aysfs.tree import ROOT, Node, TreeView
 
 log = logging.getLogger(__name__)
@@ -125,8 +126,9 @@ class Readers:
 class FuseEngine(pyfuse3.Operations):
     """One mounted tree."""
 
-    def __init__(self, tree: TreeView, fetcher: Fetcher) -> None:
+    def __init__(self, tree: TreeView, fetcher: Fetcher, recorder: Recorder | None = None) -> None:
         super().__init__()
+        self._recorder = recorder
         self.counters = EngineCounters()
         self.xattrs_refused = False  # once so, the kernel never asks this mount again
         self._fetcher = fetcher
@@ -266,6 +268,8 @@ class FuseEngine(pyfuse3.Operations):
         if size == 0:
             return FileInfo(fh=_NO_DESCRIPTOR, keep_cache=True)
         digest = tree.digest(node)
+        if self._recorder is not None:
+            self._recorder.note(digest, size)
         descriptor = self._fetcher.open_at_once(digest, size)
         if descriptor is None:
             chunks = tree.chunks(node) if size > LARGE else None

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aysfs.cache.modes import PROFILE
 from aysfs.limits import DEADLINE, Limits
 from aysfs.names import ListRef, parse_name
 
@@ -28,9 +29,12 @@ class MountOptions:
     trust_images: tuple[str, ...] = field(default=(), repr=False)
     allow_other: bool = False
     fuse_options: tuple[str, ...] = ()
+    prefetch: str = PROFILE  # one of MODES
+    prefetch_rate: int | None = None  # bytes a second of that, at most
     deadline: float = DEADLINE
     cache_size: int = field(default=Limits().size)
     keep_free: int = field(default=Limits().keep_free)
+    record: bool = False  # which blobs are read, and when: every one is a first access then
     log_level: str = "info"
 
     @property

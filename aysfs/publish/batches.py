@@ -21,7 +21,7 @@ from aysfs.store.protocol import BlobSource
 
 T = TypeVar("T")
 
-Put = Callable[[list[BlobSource]], None]
+Put = Callable[[list[BlobSource]], object]
 """Takes a batch, and returns when nothing of it is needed any more."""
 
 BATCH_FILES = 256

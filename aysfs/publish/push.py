@@ -19,11 +19,16 @@ from aysfs.errors import AysfsError
 from aysfs.flist.entry import Entry, Header, Kind
 from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName, published_names
+from aysfs.pack.cut import in_order
+from aysfs.publish.frames import FramesOfFiles
 from aysfs.publish.hash_cache import HashCache
 from aysfs.publish.image import newest, send_image, sha256_of
+from aysfs.publish.packing import Step, no_step
+from aysfs.publish.packs import PackReport, send_packs
 from aysfs.publish.send import Progress, Sender, Sent
 from aysfs.publish.walk import Found, walk
 from aysfs.store.claims import Claim, Waiting, unheard
+from aysfs.store.packs import keep_packs
 from aysfs.store.protocol import Store
 from aysfs.store.tree_image import keep_image
 
@@ -41,6 +46,8 @@ class PushReport(NamedTuple):
     list_md5: Digest
     image_bytes: int = 0
     """Of the image and its index, 0 where none was asked for."""
+    packs: PackReport | None = None
+    """None where none were asked for."""
 
 
 def no_progress(_sent: Sent) -> None:
@@ -55,6 +62,8 @@ async def push(
     base: bytes | None = None,
     tag: str | None = None,
     image: bool = False,
+    packs: bool = False,
+    step: Step = no_step,
     hash_cache: HashCache | None = None,
     progress: Progress = no_progress,
     waiting: Waiting = unheard,
@@ -62,7 +71,8 @@ async def push(
     """Publish the directory as ``name``, and under ``tag``. Paths in the list are below ``base``.
 
     Without a base it is the directory's own absolute path. The same tree gives the same list.
-    With ``image`` the tree image of the list goes into the store too.
+    With ``image`` the tree image of the list goes into the store too, with ``packs`` its packs, of
+    which ``step`` is told.
     """
     names = published_names(name, tag)
     base = check_base(base) if base is not None else os.fsencode(os.path.abspath(directory))
@@ -79,10 +89,17 @@ async def push(
         sha256, new = sha256_of(chunks), None
         if image:
             new = await send_image([claim], chunks, sha256, newest(one.entry for one in found))
+        made, packed = None, None
+        if packs:
+            frames = FramesOfFiles({sender.digests[one.key]: one for one in files})
+            blobs = in_order(_entries(files, sender))
+            made, packed = await send_packs([claim], name, sha256, blobs, frames, step=step)
         for one in names:
             await keep_image(claim, one, sha256, new)
+            await keep_packs(claim, one, sha256, made)
             await claim.publish(one, chunks)
-    return _report(name, files, sender, chunks)._replace(image_bytes=new.size if new else 0)
+    report = _report(name, files, sender, chunks)
+    return report._replace(image_bytes=new.size if new else 0, packs=packed)
 
 
 def check_base(base: bytes) -> bytes:

@@ -21,13 +21,17 @@ from aysfs.flist.rules import show
 from aysfs.flist.text import write_flist
 from aysfs.limits import LARGE
 from aysfs.names import ServiceName
+from aysfs.pack.cut import in_order
 from aysfs.publish import tar
 from aysfs.publish.batches import HELD, Batches, Filling, Put
+from aysfs.publish.frames import Frames
 from aysfs.publish.image import newest, send_image, sha256_of
 from aysfs.publish.links import FirstNames, is_kept, rdev
+from aysfs.publish.packs import PackReport, send_packs
 from aysfs.publish.tar import BadTar, Member, Read, TarReader
 from aysfs.store.claims import Claim
 from aysfs.store.crew import side_by_side
+from aysfs.store.packs import keep_packs
 from aysfs.store.tree_image import keep_image
 
 _KINDS = {
@@ -219,8 +223,11 @@ async def publish_list(
     entries: Sequence[Entry],
     *,
     image: bool = False,
-) -> list[bytes]:
-    """Publish the list in every store, with its ``image``; its bytes. All blobs must be there.
+    frames: Frames | None = None,
+) -> PackReport | None:
+    """Publish the list in every store, with its ``image``. All blobs must be there.
+
+    Where ``frames`` of its blobs are given, its packs are made of them, and told of.
 
     None gets it while one does not answer: a service without a blob asked for none until now.
     """
@@ -231,10 +238,15 @@ async def publish_list(
     await side_by_side(claims, _answers)
     sha256 = sha256_of(chunks)
     new = await send_image(claims, chunks, sha256, newest(entries)) if image else None
+    made, packed = None, None
+    if frames is not None:
+        blobs = await trio.to_thread.run_sync(in_order, entries)
+        made, packed = await send_packs(claims, name, sha256, blobs, frames)
     for claim in claims:
         await keep_image(claim, name, sha256, new)
+        await keep_packs(claim, name, sha256, made)
         await claim.publish(name, chunks)
-    return chunks
+    return packed
 
 
 async def _answers(claim: Claim) -> None:

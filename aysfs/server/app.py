@@ -44,7 +44,7 @@ def _is_claim(request: Request) -> bool:
 
 
 def _to_read(request: Request) -> tuple[Right, ...]:
-    pushes = _is_claim(request) or layout.is_image_note(request.path_params["name"])
+    pushes = _is_claim(request) or layout.is_of_a_list(request.path_params["name"])
     return EITHER if pushes else READ
 
 

@@ -17,6 +17,8 @@ NOTE_LIMIT = 1 << 20
 
 _SUFFIX = ".flist"
 _IMAGE = ".image"
+_PACKS = ".packs"
+_PROFILE = ".profile"
 _CLAIM = r"\.gc|\.push-[0-9a-f-]{1,64}"
 _NOTE = re.compile(rf"{_CLAIM}|[a-z0-9@_-][a-z0-9.@_-]{{0,199}}")
 _BLOB = re.compile(r"[0-9a-f]{32}")
@@ -76,9 +78,19 @@ def image_note(name: str) -> str:
     return f"{name}{_IMAGE}"
 
 
-def is_image_note(note: str) -> bool:
-    """Whether a note tells of a tree image. Who pushes must see what it replaces."""
-    return note.endswith(_IMAGE)
+def packs_note(name: str) -> str:
+    """The note that tells of the packs of a list, by the full name of the service."""
+    return f"{name}{_PACKS}"
+
+
+def profile_note(name: str) -> str:
+    """The note that says what a start of a service reads, by its full name."""
+    return f"{name}{_PROFILE}"
+
+
+def is_of_a_list(note: str) -> bool:
+    """Whether a note tells of what belongs to a list. Who pushes must see what it replaces."""
+    return note.endswith((_IMAGE, _PACKS, _PROFILE))
 
 
 def outlives_a_crash(note: str) -> bool:

@@ -7,7 +7,6 @@ says of the image is the store's word: nobody here has compared it with the list
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,14 +20,12 @@ from aysfs.names import ServiceName
 from aysfs.store import layout
 from aysfs.store.chain import members
 from aysfs.store.claims import Claim
+from aysfs.store.note_values import LARGEST_NUMBER, digest_in, number_in, sha256_in
 from aysfs.store.protocol import Store
 
 VERSION = 1
 
 _WITHDRAWN = b'{"version": 1}\n'
-_MD5 = re.compile(r"[0-9a-f]{32}").fullmatch
-_SHA256 = re.compile(r"[0-9a-f]{64}").fullmatch
-_LARGEST = 1 << 62
 
 
 class Part(NamedTuple):
@@ -82,9 +79,9 @@ def from_json(data: bytes) -> PublishedImage | None:
         if values["version"] != VERSION:
             return None
         found = PublishedImage(
-            list_sha256=_matched(_SHA256, values["list_sha256"]),
-            mtime_ns=_number(values["mtime_ns"], -_LARGEST),
-            writer=_number(values["writer"]),
+            list_sha256=sha256_in(values["list_sha256"]),
+            mtime_ns=number_in(values["mtime_ns"], -LARGEST_NUMBER),
+            writer=number_in(values["writer"]),
             image=_part(values["image"]),
             index=_part(values["index"]),
             facts=_facts(values["facts"]),
@@ -151,8 +148,8 @@ def _part_values(part: Part) -> dict[str, object]:
 
 
 def _part(values: Mapping[str, Any]) -> Part:
-    digest = Digest(bytes.fromhex(_matched(_MD5, values["md5"])))
-    return Part(digest, _matched(_SHA256, values["sha256"]), _number(values["size"], 1))
+    digest = digest_in(values["md5"])
+    return Part(digest, sha256_in(values["sha256"]), number_in(values["size"], 1))
 
 
 def _facts(values: Mapping[str, Any]) -> Facts:
@@ -160,15 +157,3 @@ def _facts(values: Mapping[str, Any]) -> Facts:
     for path in (facts.base or b"/", facts.trunk, *facts.above):
         check_path(path)
     return facts
-
-
-def _matched(pattern: Any, value: object) -> str:
-    if not isinstance(value, str) or pattern(value) is None:
-        raise ValueError(value)
-    return value
-
-
-def _number(value: object, least: int = 0) -> int:
-    if type(value) is not int or not least <= value <= _LARGEST:
-        raise ValueError(value)
-    return value

@@ -6,7 +6,7 @@ directory's, everything else is an inode's: the names of a hard link share one.
 
 import stat
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NewType, Protocol
 
 from aysfs.chunks import Chunks
@@ -121,6 +121,19 @@ class TreeView(Protocol):
             above = path if path.endswith(b"/") else path + b"/"
             inside = [(above + one.name, one.node) for one in self.listing(node)]
             todo.extend(reversed(inside))
+
+    def blobs(self, tops: Sequence[Node] = (ROOT,)) -> Iterator[tuple[bytes, Digest, int]]:
+        """Every blob below some nodes, once: a path of it below the root, its digest and size."""
+        seen: set[Digest] = set()
+        for top in tops:
+            for path, node in self.paths(top):
+                mode, _, _, size, _, _ = self.attributes(node)
+                if not size or not stat.S_ISREG(mode):
+                    continue
+                digest = self.digest(self.inode(node))
+                if digest not in seen:
+                    seen.add(digest)
+                    yield path, digest, size
 
     def resolve(self, path: bytes, *, follow: bool = True) -> Node:
         """The node at a path below the root or, where that is none, a path as in the list.

@@ -1,9 +1,9 @@
 """Lists and their blobs from one store into another: only what is missing, checked on the way.
 
 Serves ``aysfs store copy``. A copy is a push whose files are another store's: blobs first, then
-the list, byte for byte as it was, with its tree image where it has one. What was copied before
-an interruption is not copied again. One list that cannot be copied is told and does not keep the
-others; a store that does not answer ends it all.
+the list, byte for byte as it was, with its tree image, packs and profile where it has them. What
+was copied before an interruption is not copied again. One list that cannot be copied is told and
+does not keep the others; a store that does not answer ends it all.
 """
 
 import functools
@@ -17,14 +17,17 @@ import trio
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, BadList, BlobMissing, Corrupt, Missing
+from aysfs.errors import AysfsError, BadList, BadProfile, BlobMissing, Corrupt, Missing, PackDamaged
 from aysfs.flist.entry import Kind
 from aysfs.names import ServiceName
+from aysfs.store import layout
 from aysfs.store.claims import Claim, Waiting, unheard
 from aysfs.store.crew import side_by_side
+from aysfs.store.packs import PublishedPacks, blobs_of, keep_packs, read_index
+from aysfs.store.profile import profile_note, read_profile, write_profile
 from aysfs.store.protocol import BlobSource, Held, OpenList, Store
 from aysfs.store.tree_image import PublishedImage, keep_image
-from aysfs.upkeep.lists import Step, blobs_of, entries_of, image_of, sha256_of
+from aysfs.upkeep.lists import Step, blobs_named_by, entries_of, image_of, packs_of, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +105,10 @@ class _Copy:
             opened.file.seek(0)
             sha256 = await trio.to_thread.run_sync(sha256_of, opened)
             image = await self._send_image(name, sha256)
+            packs = await self._send_packs(name, sha256)
+            await self._copy_profile(name, target or name)
             await keep_image(self._claim, target or name, sha256, image)
+            await keep_packs(self._claim, target or name, sha256, packs)
             await self._claim.publish(target or name, _chunks(opened.file))
 
     async def _send_image(self, name: ServiceName, sha256: str) -> PublishedImage | None:
@@ -115,6 +121,28 @@ class _Copy:
                 log.warning("%s: its image is not copied: %s", name, error)
                 return None
         return image
+
+    async def _send_packs(self, name: ServiceName, sha256: str) -> PublishedPacks | None:
+        """Let the target have the list's packs; damaged ones stay behind, all of them."""
+        found = await packs_of(self._source, name, sha256)
+        if found is not None:
+            try:
+                index = await read_index(self._source, found)
+                await self._send(blobs_of(found, index))
+            except (BlobMissing, Corrupt, PackDamaged) as error:
+                log.warning("%s: its packs are not copied: %s", name, error)
+                return None
+        return found
+
+    async def _copy_profile(self, name: ServiceName, target: ServiceName) -> None:
+        """Let the target have the profile; where there is none, it keeps what it has."""
+        try:
+            profile = await read_profile(self._source, name)
+        except BadProfile as error:
+            log.warning("%s: its profile is not copied: %s", name, error)
+            return
+        if profile is not None and layout.is_note(profile_note(target)):
+            await write_profile(self._claim.store, target, profile)
 
     async def _send(self, blobs: dict[Digest, int]) -> None:
         """Announce these, and let the target have what it lacks of them."""
@@ -170,7 +198,7 @@ class _Spool:
 def _named(opened: OpenList) -> Iterator[Blob]:
     for entry in entries_of(opened):
         if entry.kind is Kind.REGULAR:
-            yield from blobs_of(entry)
+            yield from blobs_named_by(entry)
 
 
 def _take(named: Iterator[Blob]) -> dict[Digest, int]:

@@ -70,6 +70,7 @@ CODE_OF = {
     "NoSpace": ExitCode.NO_SPACE,
     "ImageDamaged": ExitCode.IMAGE,
     "ImageRefused": ExitCode.IMAGE,
+    "PackDamaged": ExitCode.CORRUPT,
     "MountFailed": ExitCode.MOUNT,
     "MountBusy": ExitCode.BUSY,
 }

@@ -63,7 +63,7 @@ async def test_a_reader_cut_anywhere_leaves_and_its_flight_lands(
         async with open_fetcher(cache, store) as fetcher:
             await wait_all_tasks_blocked()
             await cut.during(lambda: read(fetcher, case))
-            assert all(waiting == 0 for _, _, _, waiting, _ in fetcher.in_flight())
+            assert all(one.waiting == 0 for one in fetcher.in_flight())
             assert await read(fetcher, case) == case.data
             await landed(fetcher)
             assert store.gets[case.digest] <= 1
@@ -81,7 +81,7 @@ async def test_a_flight_stalled_anywhere_leaves_nothing(
     tmp_path: Path, case: BlobCase, expected_output: ExpectOutput
 ) -> None:
     """As when the deadline of a flight passes: its readers hear of it, nobody is cancelled."""
-    expected_output(r"^WARNING +aysfs\.cache\.fetch:.*no progress.*$")
+    expected_output(r"^WARNING +aysfs\.cache\.flights:.*no progress.*$")
 
     async def attempt(cut: Cut) -> None:
         cache, store = case.cache(tmp_path / str(cut.number)), case.store()
@@ -89,8 +89,9 @@ async def test_a_flight_stalled_anywhere_leaves_nothing(
         async with open_fetcher(cache, store) as fetcher:
 
             def deadline_passes() -> None:
-                for flight in list(fetcher._flights.values()):
-                    fetcher._stall(flight)
+                flights = fetcher._flights
+                for flight in list(flights._all.values()):
+                    flights.stall(flight)
 
             async def stalled() -> None:
                 with contextlib.suppress(Stalled):
@@ -181,7 +182,7 @@ async def test_a_bulk_fetch_cut_anywhere_leaves_nothing(tmp_path: Path, size: in
 async def test_a_blob_that_no_store_has_is_missing_after_any_cut(
     tmp_path: Path, expected_output: ExpectOutput
 ) -> None:
-    expected_output(r"^WARNING +aysfs\.cache\.fetch:.*has no blob.*$")
+    expected_output(r"^WARNING +aysfs\.cache\.flights:.*has no blob.*$")
     case, store = CASES[0], MemoryStore()
 
     async def attempt(cut: Cut) -> None:

@@ -36,7 +36,7 @@ DATA = b"some content" * 1000
 @pytest.fixture(autouse=True)
 def failures_are_logged(expected_output: ExpectOutput) -> None:
     """A failed fetch leaves one warning, which is what these tests provoke."""
-    expected_output(r"^WARNING +aysfs\.cache\.fetch:.*$")
+    expected_output(r"^WARNING +aysfs\.cache\.flights:.*$")
 
 
 @asynccontextmanager
@@ -182,7 +182,7 @@ class SlowDisk(Cache):
 async def test_what_others_fetch_leaves_the_hashing_of_a_large_entry_its_time(
     tmp_path: Path, no_leaks: None, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aysfs.cache.fetch._SLOWEST_DISK", len(DATA) / 100)
+    monkeypatch.setattr("aysfs.cache.crew._SLOWEST_DISK", len(DATA) / 100)
     memory = MemoryStore()
     digest, other = memory.add(DATA), memory.add(b"other")
     cache = SlowDisk(tmp_path / "cache", Limits(keep_free=0))
@@ -195,7 +195,7 @@ async def test_what_others_fetch_leaves_the_hashing_of_a_large_entry_its_time(
         for _ in range(15):  # 60 s, and 100 for the hashing
             mock_clock.jump(10)
             await wait_all_tasks_blocked()
-        assert [flight[0] for flight in fetcher.in_flight()] == [digest]
+        assert [flight.digest for flight in fetcher.in_flight()] == [digest]
         cache.hashed.set()
     cache.close()
 
@@ -226,7 +226,7 @@ async def test_a_cancelled_reader_leaves_and_the_flight_goes_on(
 async def test_a_bug_in_a_store_fails_one_blob(
     tmp_path: Path, no_leaks: None, expected_output: ExpectOutput
 ) -> None:
-    expected_output(r"(?s)^ERROR +aysfs\.cache\.fetch:.*?^ZeroDivisionError: a bug$")
+    expected_output(r"(?s)^ERROR +aysfs\.cache\.crew:.*?^ZeroDivisionError: a bug$")
 
     class Buggy(Passes):
         async def get(self, digest: Digest, size: int, sink: Sink) -> None:

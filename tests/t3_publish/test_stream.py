@@ -18,6 +18,7 @@ from aysfs.digest import Digest
 from aysfs.errors import BuildFailed, StoreTrouble
 from aysfs.flist.entry import Entry, Header, Kind
 from aysfs.publish.batches import HELD
+from aysfs.publish.frames import FrameSpool
 from aysfs.publish.push import push
 from aysfs.publish.put import put_missing
 from aysfs.publish.stream import TarTree, publish_list
@@ -78,6 +79,26 @@ async def test_a_tar_of_a_tree_gives_the_list_and_blobs_of_a_push(tree: Path) ->
     await publish_list([claim], NAME, *gathering.finish())
     assert streamed.published[NAME][0] == pushed.published[NAME][0]
     assert streamed.blobs == pushed.blobs
+
+
+async def test_a_tar_of_a_tree_gives_the_packs_of_a_push(tree: Path, no_leaks: None) -> None:
+    pushed, streamed = MemoryStore(), MemoryStore()
+    await push(tree, NAME, pushed, base=b"/b", packs=True)
+    claim = Claim(streamed)
+    with FrameSpool() as spool:
+
+        def put(batch: list[BlobSource]) -> None:
+            trio.from_thread.run(put_missing, [claim], batch)
+            spool.take(batch)
+
+        gathering = TarTree(put)
+        archive = await trio.to_thread.run_sync(packed, tree)
+        await trio.to_thread.run_sync(gathering.add, io.BytesIO(archive).read, b"/b")
+        report = await publish_list([claim], NAME, *gathering.finish(), frames=spool)
+    assert report is not None
+    assert streamed.published[NAME][0] == pushed.published[NAME][0]
+    assert streamed.blobs == pushed.blobs
+    assert streamed.noted[f"{NAME}.packs"] == pushed.noted[f"{NAME}.packs"]
 
 
 def test_the_reader_agrees_with_tarfile(tree: Path) -> None:

@@ -69,6 +69,8 @@ TABLE: list[tuple[str, str, bytes | None, set[str]]] = [
     ("GET", LIST, None, {"read"}),
     ("GET", "/dedupe/md/.gc", None, {"read", "write"}),
     ("GET", "/dedupe/md/a__b.image", None, {"read", "write"}),
+    ("GET", "/dedupe/md/a__b.packs", None, {"read", "write"}),
+    ("GET", "/dedupe/md/a__b.profile", None, {"read", "write"}),
     ("GET", "/static/jsnet", None, {"read"}),
     ("GET", "/metrics", None, {"read"}),
     ("POST", "/store/dedupe", DATA, {"write"}),
@@ -87,7 +89,13 @@ TABLE: list[tuple[str, str, bytes | None, set[str]]] = [
 ]
 
 
-NOTES = ("/dedupe/md/note", "/dedupe/md/.gc", "/dedupe/md/a__b.image")
+NOTES = (
+    "/dedupe/md/note",
+    "/dedupe/md/.gc",
+    "/dedupe/md/a__b.image",
+    "/dedupe/md/a__b.packs",
+    "/dedupe/md/a__b.profile",
+)
 
 
 def renew(server: StoreServer) -> None:

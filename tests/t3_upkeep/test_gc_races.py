@@ -20,10 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aysfs import digest as digests
+from aysfs.digest import Digest
 from aysfs.errors import StoreTrouble
 from aysfs.names import ServiceName, parse_name
+from aysfs.pack import cut
 from aysfs.publish import send
 from aysfs.publish.image import sha256_of
+from aysfs.publish.packs import add_packs
 from aysfs.publish.push import push
 from aysfs.publish.put import put_missing
 from aysfs.publish.stream import TarTree, publish_list
@@ -33,6 +36,7 @@ from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import _Gated
 from aysfs.store.memory import MemoryStore
 from aysfs.store.open import open_store
+from aysfs.store.packs import blobs_of, read_index, read_packs
 from aysfs.store.protocol import BlobSource, Store, Stored
 from aysfs.store.ssh_address import SshCredentials
 from aysfs.store.tree_image import read_image
@@ -53,6 +57,7 @@ class Turns(_Gated):
         super().__init__(inner)
         self._memory = inner
         self._event: trio.Event | None = None
+        self._one = trio.StrictFIFOLock()  # where an actor asks several things side by side
         self.ended = False
 
     @property
@@ -60,8 +65,9 @@ class Turns(_Gated):
         return self._event is not None
 
     async def _enter(self, call: str, key: object) -> None:
-        self._event = trio.Event()
-        await self._event.wait()
+        async with self._one:
+            self._event = trio.Event()
+            await self._event.wait()
 
     async def shelf(self, first: int) -> list[Stored]:
         """A shelf that is empty is no step: the schedules would be long and say nothing."""
@@ -132,7 +138,7 @@ async def is_complete(store: MemoryStore, *names: ServiceName) -> None:
     report = await check(store, deep=True)
     assert report.damage == []
     assert report.unreadable == {}
-    assert all(name.endswith(".image") for name in store.noted)
+    assert all(name.endswith((".image", ".packs", ".profile")) for name in store.noted)
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +325,134 @@ def test_a_tag_for_a_list_with_an_image_beside_a_gc(tree: Path, small_batches: N
         await is_complete(store, NAME, NAME._replace(tag="1"))
         assert await has_image(store, NAME._replace(tag="1"))
         assert not await has_image(store, NAME)
+        return steps
+
+    every_cut(scene)
+
+
+# --- packs -------------------------------------------------------------------------------
+
+
+async def has_packs(store: MemoryStore, name: ServiceName) -> bool:
+    """Whether the store has packs of this very list, the index and all of them."""
+    found = await read_packs(store, name)
+    if found is None or sha256_of([store.published[name][0]]) != found.list_sha256:
+        return False
+    index = await read_index(store, found)
+    assert not await store.missing(blobs_of(found, index))
+    return True
+
+
+PROFILE = b"#profile 1\n#runs 1\n%s|1|0|1\n" % digests.of(b"3").hex().encode()
+
+
+@pytest.fixture
+def two_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tail packs of two blobs of the tree each."""
+    monkeypatch.setattr(cut, "LEAST", 15)
+    monkeypatch.setattr(cut, "MOST", 25)
+
+
+async def with_profile() -> MemoryStore:
+    store = new_store()
+    await store.write_note("a__b.profile", PROFILE)
+    return store
+
+
+def test_a_push_of_packs_beside_a_gc(tree: Path, small_batches: None, two_packs: None) -> None:
+    """The packs are there already, and nobody's."""
+
+    async def blobs() -> dict[Digest, bytes]:
+        store = await with_profile()
+        await push(tree, NAME, store, base=b"/top", packs=True)
+        assert len(store.blobs) == 4 + 1 + 3
+        return store.blobs
+
+    before = trio.run(blobs, clock=trio.testing.MockClock())
+
+    async def scene(plan: Plan) -> int:
+        store = await with_profile()
+        store.blobs.update(before)
+        pusher, sweeper = Turns(store), Turns(store)
+        actors: list[Actor] = [
+            (pusher, partial(push, tree, NAME, pusher, base=b"/top", packs=True)),
+            (sweeper, gc_of(sweeper)),
+        ]
+        steps = await play(actors, plan)
+        await is_complete(store, NAME)
+        assert await has_packs(store, NAME)
+        return steps
+
+    every_cut(scene)
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_a_list_with_packs_that_comes_back_beside_a_gc(
+    tree: Path, small_batches: None, two_packs: None, packs: bool
+) -> None:
+    """The note of its packs was left by a writer that knows nothing of packs."""
+
+    async def scene(plan: Plan) -> int:
+        store = await with_profile()
+        await push(tree, NAME, store, base=b"/old", packs=True)
+        left = store.noted["a__b.packs"]
+        await push(tree, NAME, store, base=b"/new")
+        store.noted["a__b.packs"] = left
+        pusher, sweeper = Turns(store), Turns(store)
+        actors: list[Actor] = [
+            (pusher, partial(push, tree, NAME, pusher, base=b"/old", packs=packs)),
+            (sweeper, gc_of(sweeper)),
+        ]
+        steps = await play(actors, plan)
+        await is_complete(store, NAME)
+        assert await has_packs(store, NAME) or not packs
+        return steps
+
+    every_cut(scene)
+
+
+def test_packs_for_a_list_that_is_there_beside_a_gc(
+    tree: Path, small_batches: None, two_packs: None
+) -> None:
+    """Some of them are there from before, of a list that is gone."""
+
+    async def scene(plan: Plan) -> int:
+        store = await with_profile()
+        await push(tree, NAME, store, base=b"/old", packs=True)
+        left = store.noted["a__b.packs"]
+        await push(tree, NAME, store, base=b"/new")
+        store.noted["a__b.packs"] = left
+        packer, sweeper = Turns(store), Turns(store)
+        actors: list[Actor] = [
+            (packer, partial(add_packs, packer, NAME)),
+            (sweeper, gc_of(sweeper)),
+        ]
+        steps = await play(actors, plan)
+        await is_complete(store, NAME)
+        assert await has_packs(store, NAME)
+        return steps
+
+    every_cut(scene)
+
+
+def test_a_tag_for_a_list_with_packs_beside_a_gc(
+    tree: Path, small_batches: None, two_packs: None
+) -> None:
+    """While the tag is made, the current list goes on to a newer one."""
+
+    async def scene(plan: Plan) -> int:
+        store = await with_profile()
+        await push(tree, NAME, store, base=b"/old", packs=True)
+        tagger, sweeper = Turns(store), Turns(store)
+
+        async def tag_and_go_on() -> None:
+            await retag(tagger, NAME, NAME._replace(tag="1"))
+            await push(tree, NAME, tagger, base=b"/new")
+
+        steps = await play([(tagger, tag_and_go_on), (sweeper, gc_of(sweeper))], plan)
+        await is_complete(store, NAME, NAME._replace(tag="1"))
+        assert await has_packs(store, NAME._replace(tag="1"))
+        assert not await has_packs(store, NAME)
         return steps
 
     every_cut(scene)

@@ -18,7 +18,7 @@ from tests.t4_mount.conftest import PYTHON, run
 USER = 65534
 
 SCRIPT = r"""
-import os, sys, subprocess
+import json, os, sys, subprocess
 from pathlib import Path
 
 top = Path(sys.argv[1])
@@ -53,6 +53,12 @@ print("serving" in shown, "engine fuse (the overlay engine needs root)" in shown
 aysfs("mount", "test", str(top / "second"), "--engine", "overlay", code=9)
 aysfs("umount", str(point))
 print(os.path.ismount(point), os.listdir(top / "run"), os.listdir(top / "cache" / "tmp"))
+look = "cat link; echo; test $PWD = $AYSFS_ROOT && stat -f -c %T ."
+recorded = aysfs("profile", "record", "test", "--", "sh", "-c", look).splitlines()
+print(recorded[:2], recorded[2].partition(",")[0])
+recorded = aysfs("profile", "record", "test", "--at", str(point), "--", "cat", str(point / "data"))
+print(recorded.partition(",")[0], os.listdir(point))
+print(json.loads(aysfs("profile", "show", "test", "--json"))["reads"][0]["runs"])
 """
 
 
@@ -83,5 +89,10 @@ def test_an_ordinary_user_pushes_mounts_reads_and_unmounts(home: Path) -> None:
     command = ["unshare", "-m", "sh", "-c", inside, "sh", home, *become, PYTHON, "-c", SCRIPT, home]
     done = run(*command)
     said = ["hello", "hello", "30", "True True", "False [] []"]
+    said += [
+        "['hello', 'fuseblk'] jumpscale__test: 1 files",
+        "hellojumpscale__test: 1 files []",
+        "2",
+    ]
     assert done.stdout.splitlines() == said, done.stderr
     assert done.returncode == 0

@@ -88,6 +88,8 @@ def test_every_setting_has_its_environment_variable(
         "builds": "/h",
         "templates": "/i:/j",
         "trust_images": "/k,/l",
+        "prefetch": "all",
+        "prefetch_rate": "20M",
     }
     assert values.keys() == config.KEYS
     for name, value in values.items():
@@ -99,6 +101,13 @@ def test_every_setting_has_its_environment_variable(
     assert (settings.cache_size, settings.keep_free, settings.deadline) == (1024, 2, 3.0)
     assert (settings.services, settings.builds) == (Path("/g"), Path("/h"))
     assert settings.templates == (Path("/i"), Path("/j"))
+    assert (settings.prefetch, settings.prefetch_rate) == ("all", 20 << 20)
+
+
+def test_an_unknown_prefetch_is_refused(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AYSFS_PREFETCH", "everything")
+    with pytest.raises(BadConfig, match="must be one of none, profile, all, not 'everything'"):
+        load_settings()
 
 
 def test_an_empty_variable_is_none(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ from aysfs.digest import Digest, from_hex
 from aysfs.errors import AysfsError, NoSpace
 from aysfs.limits import LARGE
 from aysfs.mount.fuse import FOREVER, Readers, answered
+from aysfs.mount.recording import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class Slot:
     lookups: int = 0  # references that the kernel holds to anything in it
     retired: bool = False  # its overlay is not mounted any more; it may still be held
     released: trio.Event = field(default_factory=trio.Event)
+    recorder: Recorder | None = None
     wrong: dict[Digest, int] = field(default_factory=dict)  # errno of what ``get`` could not have
     files: dict[Digest, int] = field(default_factory=dict)  # inodes of what ``eio`` serves
 
@@ -129,10 +131,13 @@ class FaultLayer(pyfuse3.Operations):
         self._serial = 0
         self._last = 0
 
-    def add(self, label: str, named: Named, fetcher: Fetcher) -> Slot:
+    def add(
+        self, label: str, named: Named, fetcher: Fetcher, recorder: Recorder | None = None
+    ) -> Slot:
         """A slot for an overlay that is about to be mounted."""
         self._last += 1
-        slot = self.slots[self._last] = Slot(self._last, label, named, fetcher)
+        slot = Slot(self._last, label, named, fetcher, recorder=recorder)
+        self.slots[self._last] = slot
         fetcher.large.completed = _let_go
         return slot
 
@@ -200,6 +205,8 @@ class FaultLayer(pyfuse3.Operations):
             slot.counters.refused += 1
             log.warning("%s: no list names the blob %s", slot.label, digest.hex())
             return
+        if slot.recorder is not None:
+            slot.recorder.note(digest, size)
         slot.counters.misses += 1
         if _chunks(slot, digest, size) is not None and not slot.fetcher.cache.has(digest, size):
             slot.wrong.pop(digest, None)

@@ -14,15 +14,16 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.images import ImageCache
+from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.errors import MountBusy, MountFailed, first_of
 from aysfs.kernel import mounts
 from aysfs.kernel.table import find_kernel_mount, kernel_mounts
 from aysfs.mount.client import Answer
-from aysfs.mount.control import serve_control
+from aysfs.mount.control import Handler, serve_control
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.fault import FaultLayer, Why
 from aysfs.mount.overlay.holders import holders
-from aysfs.mount.overlay.named import open_lists
+from aysfs.mount.overlay.named import OpenedLists, open_lists
 from aysfs.mount.overlay.plan import Plan
 from aysfs.mount.overlay.prepare import prepare
 from aysfs.mount.overlay.sources import Sources
@@ -42,6 +43,7 @@ class _Mount:
     """One mount point."""
 
     tree: Tree
+    prefetch: Prefetch
     usable: bool = False  # whoever asked for it was told so
     changing: bool = False  # another tree is being put in place
     started: float = field(default_factory=time.time)
@@ -130,24 +132,32 @@ class Host:
         claim = await trio.to_thread.run_sync(Claim, Path(options.runtime), options.point)
         mount = None
         try:
-            mount = self._mounts[options.point] = _Mount(await self._first_tree(options, plan))
-            try:
-                _publish(claim, mount.tree.plan)
-                await self._answer(mount, claim, task_status)
-            finally:
-                del self._mounts[options.point]
-                if not mount.usable:  # whoever asked for it has left meanwhile
-                    _detach(options.point)
-                    mount.gone.set()
-                await self.trees.retire(mount.tree)
+            async with trio.open_nursery() as beside:
+                mount = await self._first_tree(options, plan, beside)
+                self._mounts[options.point] = mount
+                try:
+                    _publish(claim, mount.tree.plan)
+                    await self._answer(mount, claim, task_status)
+                finally:
+                    del self._mounts[options.point]
+                    if not mount.usable:  # whoever asked for it has left meanwhile
+                        _detach(options.point)
+                        mount.gone.set()
+                    await self.trees.retire(mount.tree)
+                beside.cancel_scope.cancel()
         finally:
             # Else we end in an error: what is written down is for the daemon after us.
             if mount is None or mount.gone.is_set():
                 claim.drop()
         log.info("unmounted %s", options.point)
 
-    async def _first_tree(self, options: MountOptions, plan: Plan | None) -> Tree:
+    async def _first_tree(
+        self, options: MountOptions, plan: Plan | None, beside: trio.Nursery
+    ) -> _Mount:
+        """The tree of a new mount, and what is fetched ahead for it, which runs ``beside``."""
         source = await self.sources.enter(options)
+        prefetch = Prefetch(source.fetcher, options.prefetch, options.prefetch_rate)
+        beside.start_soon(prefetch.run, options.refs)
         try:
             again, lists = plan is not None, None
             if plan is not None:
@@ -159,7 +169,8 @@ class Host:
         except BaseException:
             self.sources.leave(source)
             raise
-        return await self.trees.plant(plan, lists, source, again=again)
+        prefetch.shows(_seen(plan, lists))
+        return _Mount(await self.trees.plant(plan, lists, source, again=again), prefetch)
 
     async def _answer(
         self, mount: _Mount, claim: Claim, task_status: trio.TaskStatus[None]
@@ -179,7 +190,9 @@ class Host:
             return {"stopping": True}
 
         async with trio.open_nursery() as nursery:
-            handlers = {"status": status, "reload": reload, "stop": stop}
+            handlers: dict[str, Handler] = {"status": status, "reload": reload, "stop": stop}
+            if mount.tree.slot.recorder is not None:
+                handlers["record"] = mount.tree.slot.recorder.answer
             await nursery.start(serve_control, claim.folder / "control", handlers)
             log.info("mounted %s at %s", ", ".join(options.services), options.point)
             task_status.started()
@@ -228,6 +241,7 @@ class Host:
             # A source that is in use is there at once: nothing can come between.
             source = await self.sources.enter(plan.options)
             mount.tree = await self.trees.plant(plan, lists, source, again=True)
+            mount.prefetch.shows(_seen(plan, lists))
         finally:
             mount.changing = False
             self._look()
@@ -266,10 +280,11 @@ class Host:
             "failures": counters.failures,
             "refused": counters.refused,
             "in_flight": [
-                {"md5": d.hex(), "size": s, "here": h, "waiting": w, "why": str(y)}
-                for d, s, h, w, y in tree.source.fetcher.in_flight()
-                if isinstance(y, Why) and y.slot is tree.slot
+                one.to_values()
+                for one in tree.source.fetcher.in_flight()
+                if isinstance(one.why, Why) and one.why.slot is tree.slot
             ],
+            "ahead": mount.prefetch.status(),
             "held": await self._held(options.point),
             "pid": os.getpid(),
             "uptime": time.time() - mount.started,
@@ -311,6 +326,11 @@ def _detach(point: str) -> None:
         mounts.detach(point)
     except MountFailed as error:  # unmounted just now
         log.info("%s", error)
+
+
+def _seen(plan: Plan, lists: OpenedLists) -> Seen:
+    """What is shown, as far as fetching ahead is concerned."""
+    return Seen([one.sha256 for one in plan.lists], lists.blobs)
 
 
 def _publish(claim: Claim, plan: Plan) -> None:

@@ -1,6 +1,6 @@
 """The lists of a mount, compiled and open: which blobs they name, how large, and by which path."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -60,6 +60,11 @@ class OpenedLists:
     def size(self) -> int:
         """Bytes of all files of all lists."""
         return sum(tree.total_size for tree in self._trees)
+
+    def blobs(self) -> Iterator[tuple[bytes, Digest, int]]:
+        """A path, the digest and the size of each blob of each list."""
+        for tree in self._trees:
+            yield from tree.blobs()
 
     def size_of(self, digest: Digest) -> int | None:
         """The size of a blob that the lists name, else None."""

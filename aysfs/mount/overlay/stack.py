@@ -2,7 +2,7 @@
 
     overlay    at the mount point
       lower    one EROFS directory a list, the first named on top
-      data     <cache>/objects, get, <cache>/incoming, eio
+      data     <cache>/objects, get, <cache>/incoming, eio; without the first while it is recorded
 
 The EROFS mounts are attached in a private folder only while the overlay is made, which keeps
 copies of its own; so nothing but the overlay is ever there to be unmounted.

@@ -21,6 +21,7 @@ from aysfs.mount.overlay.named import OpenedLists
 from aysfs.mount.overlay.plan import Plan
 from aysfs.mount.overlay.sources import Source, Sources
 from aysfs.mount.overlay.trust import check
+from aysfs.mount.recording import Recorder
 from aysfs.mount.runtime import is_ours
 
 _ASK_AGAIN = 2.0  # seconds after which the kernel is asked again whether a tree is still held
@@ -82,7 +83,9 @@ class Trees:
         use of the source, whatever happens. Raises MountFailed, or BadConfig for options it
         cannot have.
         """
-        slot = self._layer.add(", ".join(plan.options.services), lists, source.fetcher)
+        recorder = Recorder() if plan.options.record else None
+        label = ", ".join(plan.options.services)
+        slot = self._layer.add(label, lists, source.fetcher, recorder)
         mark = f"datadir+={fault_point(self._folder)}/{slot.layers[0]}"
         tree = Tree(plan, lists, slot, source, mark)
         self._nursery.start_soon(self._bury, tree)
@@ -100,7 +103,9 @@ class Trees:
         options = tree.plan.options
         check(tree.lists.images, options)
         get, eio = (str(fault_point(self._folder) / layer) for layer in tree.slot.layers)
-        data = [f"{self._cache.root}/objects", get, f"{self._cache.root}/incoming", eio]
+        data = [get, f"{self._cache.root}/incoming", eio]
+        if not options.record:  # else the kernel asks for what is cached as well
+            data.insert(0, f"{self._cache.root}/objects")
         bases = [os.fsencode(one.base) for one in tree.plan.lists]
         lowers = list(map(stack.Lower, tree.lists.paths, bases))
         attributes = mount_attributes(options.fuse_options)

@@ -195,7 +195,7 @@ async def test_a_chunk_flies_once_whoever_asks(tmp_path: Path, no_leaks: None) -
             for reader in readers * 4:
                 nursery.start_soon(read, reader)
             await wait_all_tasks_blocked()
-            assert [(flight[1], flight[3]) for flight in fetcher.in_flight()] == [(CHUNK, 20)]
+            assert [(one.size, one.waiting) for one in fetcher.in_flight()] == [(CHUNK, 20)]
             store.go_on.set()
         assert got == [DATA[50 * CHUNK : 51 * CHUNK]] * 20
         assert asked(store) == [(50, 1)]
@@ -278,7 +278,7 @@ async def test_what_is_complete_is_a_blob_as_any_other(tmp_path: Path, no_leaks:
 
 async def test_a_bulk_fetch_completes_what_was_begun(tmp_path: Path, no_leaks: None) -> None:
     store = Counts(large_store())
-    wanted = [Wanted(DIGEST, SIZE, "large", CHUNKS), Wanted(CHUNKS.digest, len(INDEX), "index")]
+    wanted = [Wanted(DIGEST, SIZE, "large"), Wanted(CHUNKS.digest, len(INDEX), "index")]
     async with serving(tmp_path, store) as fetcher:
         async with reading(fetcher) as reader:
             await reader.read(100 * CHUNK, 10)
@@ -297,7 +297,7 @@ async def test_a_bulk_fetch_completes_what_was_begun(tmp_path: Path, no_leaks: N
 async def test_a_bulk_fetch_of_what_was_not_begun_is_one_request(tmp_path: Path) -> None:
     store = Counts(large_store())
     async with serving(tmp_path, store) as fetcher:
-        await fetch_all(fetcher, [Wanted(DIGEST, SIZE, "large", CHUNKS)], lambda *_: None)
+        await fetch_all(fetcher, [Wanted(DIGEST, SIZE, "large")], lambda *_: None)
         assert (store.gets, store.ranges) == ({DIGEST: 1}, [])
 
 
@@ -305,7 +305,7 @@ async def test_a_bulk_fetch_tells_of_a_wrong_chunk(tmp_path: Path, no_leaks: Non
     async with serving(tmp_path, large_store(data=flipped(200))) as fetcher:
         async with reading(fetcher) as reader:
             await reader.read(0, 10)
-        report = await fetch_all(fetcher, [Wanted(DIGEST, SIZE, "large", CHUNKS)], lambda *_: None)
+        report = await fetch_all(fetcher, [Wanted(DIGEST, SIZE, "large")], lambda *_: None)
         assert report.failed == 1
         assert "chunk 200" in report.failures[0]
 

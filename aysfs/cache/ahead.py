@@ -1,0 +1,168 @@
+"""Fetching what will be asked for, before it is: through packs, in the order in which it is needed.
+
+Serves mounts, ``fetch`` and ``unpack``. A few requests side by side keep the line busy; each asks
+for so little that a reader who waits for a blob of it does not wait long. While somebody waits for
+a blob that is not on this way, only one request is under way here. Nothing is evicted for it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import trio
+
+from aysfs.cache.crew import Carried, Outcome
+from aysfs.cache.fetch import Fetcher
+from aysfs.cache.packs import Course
+from aysfs.digest import Digest
+from aysfs.errors import AysfsError
+
+log = logging.getLogger(__name__)
+
+SIDE_BY_SIDE = 4  # of the crew, or beside it: most of the crew is there for readers
+
+_SMALLEST, _LARGEST = 64 << 10, 4 << 20  # stored bytes of a request
+_SHORTEST = 0.010  # seconds of a request; a shorter one costs more than it is worth
+_AT_ONCE = 16  # blobs that are there already, before others may run
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds after trouble
+
+
+@dataclass
+class Going:
+    """How far it is, for ``status``. Bytes are those of packs, as stored, or of single blobs."""
+
+    what: str
+    done: int = 0
+    total: int = 0
+    state: str = "waiting"
+
+
+class Pace:
+    """How much to ask for at once, learnt from how long it took.
+
+    A request that takes about three times as long as its first byte keeps the line busy with
+    ``SIDE_BY_SIDE`` of them, and holds nobody up much longer than asking itself does. ``rate`` is
+    a bound in bytes a second.
+    """
+
+    def __init__(self, rate: int | None = None) -> None:
+        self.size = 2 * _SMALLEST
+        self._rate = rate
+        self._latency = float("inf")
+        self._due = 0.0  # of trio's clock: when the next request may begin
+
+    async def allow(self) -> int:
+        """Wait for the turn of the next request; the most that it may ask for."""
+        if self._rate is None:
+            return self.size
+        await trio.sleep_until(self._due)
+        return max(1, min(self.size, self._rate // 4))
+
+    def spend(self, size: int) -> None:
+        """So many bytes are asked for."""
+        if self._rate is not None:
+            self._due = max(self._due, trio.current_time()) + size / self._rate
+
+    def learn(self, carried: Carried) -> None:
+        """What a request took."""
+        if carried.outcome is not Outcome.DONE:
+            return
+        self._latency = min(self._latency, carried.latency)
+        aim = max(2 * self._latency, _SHORTEST)
+        if carried.seconds < aim:
+            self.size = min(2 * self.size, _LARGEST)
+        elif carried.seconds > 2 * aim:
+            self.size = max(self.size // 2, _SMALLEST)
+
+
+class Ahead:
+    """Fetches ahead through one fetch service."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        *,
+        rate: int | None = None,
+        polite: bool = True,
+        tell: Callable[[], None] | None = None,
+    ) -> None:
+        """``polite``: make way for readers who wait for something else.
+
+        ``tell`` is called whenever something has come.
+        """
+        self._fetcher = fetcher
+        self._pace = Pace(rate)
+        self._polite = polite
+        self._tell = tell
+        self._pause = _FIRST_PAUSE
+
+    async def follow(self, course: Course, going: Going) -> None:
+        """Have all of a course in the cache, but for what fails. Ends when the cache is full."""
+        going.total, going.state = course.total, "fetching"
+        async with trio.open_nursery() as nursery:
+            for number in range(SIDE_BY_SIDE):
+                nursery.start_soon(self._go, course, going, number, nursery.cancel_scope)
+        if going.state == "fetching":
+            going.state = "done"
+
+    async def _go(
+        self, course: Course, going: Going, number: int, everybody: trio.CancelScope
+    ) -> None:
+        while True:
+            most = await self._pace.allow()
+            if number and self._polite:
+                await self._fetcher.calm()
+            segment = course.next(most)  # what it plans is boarded before anybody else can run
+            going.done = course.passed
+            if segment is None:
+                return
+            self._pace.spend(segment.length)
+            carried = await self._fetcher.crew.carry(segment, going.what)
+            self._pace.learn(carried)
+            if self._tell is not None:
+                self._tell()
+            if carried.outcome is Outcome.FULL:
+                log.info("%s: %s, it ends here", going.what, carried.outcome.value)
+                going.state = carried.outcome.value
+                everybody.cancel()
+            elif carried.outcome is Outcome.NO_RANGES:
+                course.go_back(segment)
+            elif carried.outcome is Outcome.TROUBLE:
+                course.go_back(segment)
+                await self._rest(going)
+            else:
+                self._pause, going.state = _FIRST_PAUSE, "fetching"
+
+    async def _rest(self, going: Going) -> None:
+        going.state = Outcome.TROUBLE.value
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        await trio.sleep(pause)
+
+    async def fetch_singly(self, blobs: Iterator[tuple[bytes, Digest, int]], going: Going) -> None:
+        """Have these in the cache one by one, but for what fails. Ends when the cache is full."""
+        going.state = "fetching"
+        async with trio.open_nursery() as nursery:
+            for _ in range(SIDE_BY_SIDE):
+                nursery.start_soon(self._fetch_some, blobs, going, nursery.cancel_scope)
+        if going.state == "fetching":
+            going.state = "done"
+
+    async def _fetch_some(
+        self, blobs: Iterator[tuple[bytes, Digest, int]], going: Going, everybody: trio.CancelScope
+    ) -> None:
+        fetcher = self._fetcher
+        for number, (_, digest, size) in enumerate(blobs):
+            going.done += size
+            if not fetcher.crew.is_wanted(digest, size):
+                if number % _AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
+                continue
+            if not fetcher.cache.usage.has_room(size):
+                going.state = Outcome.FULL.value
+                everybody.cancel()
+            await self._pace.allow()
+            self._pace.spend(size)
+            try:
+                await fetcher.ensure(digest, size, going.what)
+            except AysfsError as error:  # the fetch has logged it
+                log.debug("%s: %s", going.what, error)

@@ -1,0 +1,205 @@
+"""Those who bring blobs: one by one, or a segment of a pack by one request.
+
+Serves the fetch service. A fixed crew of tasks flies what is asked for: a task and a cancel scope
+for each blob would cost more than a small blob's way over the network. Whatever happens, a flight
+ends and its readers are woken.
+"""
+
+import logging
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+import trio
+
+from aysfs.cache.blobs import Cache, Insertion
+from aysfs.cache.carry import Arrival, Carry
+from aysfs.cache.eviction import make_room
+from aysfs.cache.flights import Flight, Flights
+from aysfs.cache.packs import Packs, Segment
+from aysfs.digest import Digest
+from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoRanges, NoSpace, StoreTrouble
+from aysfs.store.protocol import Store
+
+log = logging.getLogger(__name__)
+
+_BESIDE = "next to what is read"
+_SLOWEST_DISK = 10_000_000  # bytes a second that hashing a doubtful entry may be slow to
+
+
+class Outcome(Enum):
+    """How a segment fared."""
+
+    DONE = "done"
+    NO_RANGES = "the store gives no parts of a pack"
+    FULL = "the cache is full"
+    DAMAGED = "the pack is not what its index says"
+    TROUBLE = "the store does not answer"
+
+
+class Carried(NamedTuple):
+    """What became of a segment: its bytes, and the seconds until the first and the last came."""
+
+    outcome: Outcome
+    progress: int = 0
+    latency: float = 0.0
+    seconds: float = 0.0
+
+
+class Crew:
+    """Brings blobs from a store into a cache."""
+
+    def __init__(self, cache: Cache, store: Store, flights: Flights) -> None:
+        self.packs = Packs()
+        self._cache = cache
+        self._store = store
+        self._flights = flights
+
+    async def work(self) -> None:
+        """One of the crew: fly what waits, for ever."""
+        while True:
+            with trio.CancelScope() as scope:
+                while not scope.cancel_called:  # by a stall
+                    flight = await self._flights.next()
+                    segment = self._segment(flight)
+                    if segment is None:
+                        flight.scope = scope
+                        await self._fly(flight)
+                    else:
+                        await self._carry(segment, _BESIDE, scope, ahead=False)
+
+    def _segment(self, flight: Flight) -> Segment | None:
+        if flight.alone or self._cache.is_doubtful(flight.digest):
+            return None
+        return self.packs.around(flight.digest, flight.size, self.is_wanted)
+
+    # --- one by one --------------------------------------------------------------------------
+
+    async def _fly(self, flight: Flight) -> None:
+        ended = False
+        try:
+            descriptor = await self._fetch(flight)
+            ended = True
+            self._flights.arrived(flight, descriptor)
+        except AysfsError as error:
+            ended = True
+            self._flights.fail(flight, error)
+        except Exception as error:  # a bug in a store must fail this blob, not the mount
+            ended = True
+            name = flight.digest.hex()
+            log.exception("fetch of %s", name)
+            trouble = StoreTrouble(f"blob {name}: internal error: {error!r}")
+            self._flights.fail(flight, trouble)
+        finally:
+            if not ended:
+                self._flights.interrupt(flight)
+
+    async def _fetch(self, flight: Flight) -> int | None:
+        """Bring one blob; a descriptor of it when somebody wants to read it."""
+        digest, size = flight.digest, flight.size
+        if self._cache.is_doubtful(digest):
+            flight.deadline += size / _SLOWEST_DISK
+            await trio.to_thread.run_sync(
+                self._cache.revalidate, digest, size, abandon_on_cancel=True
+            )
+            descriptor = self._cache.open(digest, size)
+            if descriptor is not None:
+                return descriptor
+        insertion = await self._begin(digest, size)
+        flight.carrier = insertion
+        try:
+            await self._store.get(digest, size, insertion)
+            if flight.readers:
+                return insertion.commit_and_open()
+            insertion.commit()
+            return None
+        finally:
+            insertion.abort()
+
+    async def _begin(self, digest: Digest, size: int) -> Insertion:
+        try:
+            return self._cache.insertion(digest, size)
+        except NoSpace:
+            # Not abandoned when cancelled: the room that it reserves would be lost.
+            await trio.to_thread.run_sync(make_room, self._cache, size)
+            return self._cache.insertion(digest, size, reserved=True)
+
+    # --- many by one request -----------------------------------------------------------------
+
+    def is_wanted(self, digest: Digest, size: int) -> bool:
+        """Whether a blob may be planned: it is neither here nor on its way."""
+        flight = self._flights.find(digest, size)
+        if flight is not None:
+            return flight.queued and not flight.alone
+        return not self._cache.has(digest, size) and not self._cache.is_doubtful(digest)
+
+    async def carry(self, segment: Segment, why: str) -> Carried:
+        """Bring, before anybody asks, the blobs of a segment that was planned in this very moment.
+
+        Nothing is raised: what somebody waits for by then is brought singly where a pack fails.
+        """
+        with trio.CancelScope() as scope:
+            return await self._carry(segment, why, scope, ahead=True)
+        return Carried(Outcome.TROUBLE)
+
+    async def _carry(
+        self, segment: Segment, why: str, scope: trio.CancelScope, *, ahead: bool
+    ) -> Carried:
+        carry = Carry(segment)
+        blobs = [(frame.digest, frame.size) for frame in segment.frames]
+        flights = self._flights.board(blobs, carry, why, scope, ahead=ahead)
+        try:
+            outcome = await self._bring(carry, flights)
+            return Carried(outcome, carry.progress, carry.latency, carry.seconds)
+        finally:
+            carry.close()
+            for flight in flights:
+                if not flight.done.is_set():
+                    self._flights.let_off(flight)
+
+    async def _bring(self, carry: Carry, flights: Sequence[Flight]) -> Outcome:
+        name = carry.segment.pack.digest.hex()
+        try:
+            await carry.receive(self._store, self._cache)
+            arrivals = await carry.take_in(
+                self._cache,
+                is_read=lambda number: flights[number].readers > 0,
+                is_asked=lambda number: flights[number].is_asked_for,
+            )
+        except NoRanges:
+            self.packs.whole_only = True
+            return Outcome.NO_RANGES
+        except (BlobMissing, Corrupt) as error:
+            self._distrust(carry.segment, error)
+            return Outcome.DAMAGED
+        except AysfsError as error:
+            log.info("pack %s: %s", name, error)
+            return Outcome.TROUBLE
+        except Exception:  # a bug in a store must fail these blobs, not the mount
+            log.exception("pack %s", name)
+            return Outcome.TROUBLE
+        return self._take_off(carry.segment, flights, arrivals)
+
+    def _take_off(
+        self, segment: Segment, flights: Sequence[Flight], arrivals: Sequence[Arrival]
+    ) -> Outcome:
+        """End the flights whose blobs are here. The others are let off afterwards."""
+        outcome = Outcome.DONE
+        for flight, arrival in zip(flights, arrivals, strict=True):
+            if isinstance(arrival.error, NoSpace):
+                outcome = Outcome.FULL
+            elif arrival.error is not None:
+                self._distrust(segment, arrival.error)
+                outcome = Outcome.DAMAGED
+            else:
+                descriptor = arrival.descriptor
+                if descriptor is None and flight.readers:  # who came while it was taken in
+                    descriptor = self._cache.open(flight.digest, flight.size)
+                    if descriptor is None:
+                        continue
+                self._flights.arrived(flight, descriptor)
+        return outcome
+
+    def _distrust(self, segment: Segment, error: AysfsError) -> None:
+        if self.packs.distrust(segment.pack.digest):
+            log.warning("pack %s is not used: %s", segment.pack.digest.hex(), error)

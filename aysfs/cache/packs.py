@@ -1,0 +1,176 @@
+"""Which parts of which packs to ask a store for: what is planned, and nothing of how.
+
+Serves the fetch service and whatever fetches ahead. Owns the indexes of the packs that are in use,
+which of the packs are not believed any more, and how far a miss reaches to its neighbours. Nothing
+here waits, asks a store or looks at a disk: whether a blob is wanted is for the caller to say.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from aysfs.digest import Digest
+from aysfs.pack.index import PackIndex, PackInfo
+
+Wanted = Callable[[Digest, int], bool]
+"""Whether a blob of this digest and size is neither here nor on its way."""
+
+FIRST_REACH = 64 << 10  # stored bytes that a first miss takes along
+LONGEST_REACH = 2 << 20
+
+
+class Frame(NamedTuple):
+    """A blob in a segment: ``start`` is where its frame begins there, ``stored`` its length."""
+
+    digest: Digest
+    size: int
+    start: int
+    stored: int
+
+
+class Segment(NamedTuple):
+    """Bytes of a pack that are asked for at once; the frames in it are those that are wanted."""
+
+    pack: PackInfo
+    start: int
+    length: int
+    frames: tuple[Frame, ...]
+
+
+class Packs:
+    """The packs of the services that are in use."""
+
+    def __init__(self) -> None:
+        self._indexes: list[PackIndex] = []
+        self._distrusted: set[Digest] = set()
+        self.whole_only = False
+        """Whether the store gives no parts of a pack: a miss is no reason to fetch all of one."""
+        self._reach: dict[Digest, int] = {}  # of the next miss in a pack
+
+    def add(self, index: PackIndex) -> None:
+        """Plan with these packs as well, until they are removed."""
+        self._indexes.append(index)
+
+    def remove(self, index: PackIndex) -> None:
+        """Plan with them no more."""
+        self._indexes.remove(index)
+        for pack in index.packs:
+            self._reach.pop(pack.digest, None)
+
+    def distrust(self, pack: Digest) -> bool:
+        """Plan with a pack no more: it is not what its index says. Whether that is news."""
+        is_news = pack not in self._distrusted
+        self._distrusted.add(pack)
+        return is_news
+
+    def around(self, digest: Digest, size: int, wanted: Wanted) -> Segment | None:
+        """The blob and what lies next to it in a pack; None when it is in none.
+
+        A start pack has what one start reads, in its order; a tail pack what lies in the same
+        directories. So each further miss in a pack makes the next one there more likely, and
+        reaches twice as far, as the read-ahead of a disk does.
+        """
+        if self.whole_only:
+            return None
+        for index in self._indexes:
+            here = index.find(digest)
+            if here is None or index.size(here) != size:
+                continue
+            pack = index.packs[index.pack(here)]
+            if pack.digest in self._distrusted:
+                continue
+            reach = self._reach.get(pack.digest, FIRST_REACH)
+            self._reach[pack.digest] = min(2 * reach, LONGEST_REACH)
+            last = _extent(index, pack, here, reach, wanted)
+            return _segment(index, pack, here, last + 1)
+        return None
+
+    def course(self, index: PackIndex, *, start_pack_only: bool, wanted: Wanted) -> "Course":
+        """A way through all packs of an index, or its start pack, from front to back."""
+        end = index.packs[0].count if start_pack_only else len(index)
+        return Course(self, index, end, wanted)
+
+    def is_trusted(self, pack: PackInfo) -> bool:
+        """Whether a pack may be planned with."""
+        return pack.digest not in self._distrusted
+
+
+class Course:
+    """Goes through the blobs of an index once, and gives what is still wanted of them."""
+
+    def __init__(self, packs: Packs, index: PackIndex, end: int, wanted: Wanted) -> None:
+        self._packs = packs
+        self._index = index
+        self._at = 0
+        self._end = end
+        self._wanted = wanted
+        self.total = sum(map(index.stored, range(end)))
+        """Stored bytes of the whole way."""
+        self.passed = 0
+
+    def next(self, most: int) -> Segment | None:
+        """Up to so many stored bytes, or one blob; None at the end.
+
+        A whole pack where the store gives no parts of one.
+        """
+        index = self._index
+        while self._at < self._end:
+            here = self._at
+            pack = index.packs[index.pack(here)]
+            if not self._packs.is_trusted(pack):
+                self._pass(pack.first + pack.count)
+            elif not self._wanted(index.digest(here), index.size(here)):
+                self._pass(here + 1)
+            elif self._packs.whole_only:
+                self._pass(pack.first + pack.count)
+                return _whole(index, pack, self._wanted)
+            else:
+                reach = most - index.stored(here)
+                self._pass(_extent(index, pack, here, reach, self._wanted) + 1)
+                return _segment(index, pack, here, self._at)
+        return None
+
+    def go_back(self, segment: Segment) -> None:
+        """Come to the pack of a segment once more: what arrived of it is not wanted any more."""
+        if self._at > segment.pack.first:
+            self.passed -= sum(map(self._index.stored, range(segment.pack.first, self._at)))
+            self._at = segment.pack.first
+
+    def _pass(self, to: int) -> None:
+        to = min(to, self._end)
+        self.passed += sum(map(self._index.stored, range(self._at, to)))
+        self._at = to
+
+
+def _extent(index: PackIndex, pack: PackInfo, here: int, reach: int, wanted: Wanted) -> int:
+    """The last of the blobs after ``here`` that are wanted without a gap and within reach."""
+    last = here
+    while last + 1 < pack.first + pack.count:
+        reach -= index.stored(last + 1)
+        if reach < 0 or not wanted(index.digest(last + 1), index.size(last + 1)):
+            break
+        last += 1
+    return last
+
+
+def _segment(index: PackIndex, pack: PackInfo, first: int, end: int) -> Segment:
+    """The frames from position ``first`` up to ``end``, which is not part of it."""
+    start = index.offset(first)
+    return Segment(
+        pack,
+        start,
+        index.offset(end - 1) + index.stored(end - 1) - start,
+        tuple(_frames(index, first, end, start)),
+    )
+
+
+def _whole(index: PackIndex, pack: PackInfo, wanted: Wanted) -> Segment:
+    """All of a pack, for those of its blobs that are wanted."""
+    frames = _frames(index, pack.first, pack.first + pack.count, 0)
+    return Segment(pack, 0, pack.size, tuple(one for one in frames if wanted(one.digest, one.size)))
+
+
+def _frames(index: PackIndex, first: int, end: int, start: int) -> Iterator[Frame]:
+    for one in range(first, end):
+        yield Frame(
+            index.digest(one), index.size(one), index.offset(one) - start, index.stored(one)
+        )

@@ -1,0 +1,158 @@
+"""The packs of a list that is about to be published, or is: made, and sent where they are lacking.
+
+Serves ``push``, builds and ``store pack``. What the profile of the service names comes first, in
+the start pack; the rest follows by directory. Packs that the store has of the list before are
+found by the digests in them, and neither read nor made nor sent again.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import trio
+
+from aysfs import digest as digests
+from aysfs.digest import Digest
+from aysfs.errors import BlobMissing, Corrupt, NoteMissing, PackDamaged, StoreTrouble
+from aysfs.flist.text import FlistReader
+from aysfs.names import ServiceName
+from aysfs.pack.cut import Blob, in_order
+from aysfs.pack.format import MAX_COUNT
+from aysfs.pack.index import MAX_BLOBS
+from aysfs.publish.frames import Frames, FramesOfStore
+from aysfs.publish.image import sha256_of
+from aysfs.publish.packing import Before, Maker, Step, no_step
+from aysfs.publish.put import put_missing
+from aysfs.sizes import size_text
+from aysfs.store import layout
+from aysfs.store.claims import Claim, Waiting, unheard
+from aysfs.store.packs import PublishedPacks, keep_packs, published, read_index, read_packs
+from aysfs.store.protocol import BlobSource, Store
+
+
+class PackReport(NamedTuple):
+    """What was packed. ``size`` are the bytes of the blobs, ``packed`` those of packs and index.
+
+    ``sent`` packs of ``sent_bytes`` were lacking in a store. ``start`` blobs are in the start pack.
+    """
+
+    packs: int
+    blobs: int
+    size: int
+    packed: int
+    start: int
+    sent: int
+    sent_bytes: int
+
+    @property
+    def text(self) -> str:
+        """The same in words, of one line."""
+        start = f", {self.start} of them in the start pack" if self.start else ""
+        return (
+            f"{self.blobs} blobs ({size_text(self.size)}) are in {self.packs} packs"
+            f" ({size_text(self.packed)}){start}; {self.sent} packs ({size_text(self.sent_bytes)})"
+            " were new"
+        )
+
+
+async def send_packs(
+    claims: Sequence[Claim],
+    name: ServiceName,
+    list_sha256: str,
+    blobs: Sequence[Blob],
+    frames: Frames,
+    *,
+    anew: bool = False,
+    step: Step = no_step,
+) -> tuple[PublishedPacks, PackReport]:
+    """Let every store have packs of these blobs, which come ``in_order``; what their note says.
+
+    Packs that were published under the name are used again as far as they hold the same blobs,
+    be it that they lie: with ``anew`` all are made again.
+    """
+    wanted = await _profile(claims[0].store, name)
+    start, rest = _split(blobs, wanted)
+    before = None if anew else await _before(claims, name)
+    maker = Maker(claims, frames, before, step, sum(size for _, size in (*start, *rest)))
+    index = await maker.run(start, rest)
+    found, data = published(list_sha256, index)
+    await put_missing(claims, [BlobSource.of(found.index.digest, data)])
+    report = PackReport(
+        packs=found.packs,
+        blobs=found.blobs,
+        size=maker.done,
+        packed=found.size + found.index.size,
+        start=index.packs[0].count if index.has_start else 0,
+        sent=maker.sent,
+        sent_bytes=maker.sent_bytes,
+    )
+    return found, report
+
+
+async def add_packs(
+    store: Store,
+    name: ServiceName,
+    *,
+    anew: bool = False,
+    step: Step = no_step,
+    waiting: Waiting = unheard,
+) -> PackReport:
+    """Let the list that a store has of a service have its packs, of the store's own blobs."""
+    opened = await store.open_list(name)
+    with opened.file:
+        data = await trio.to_thread.run_sync(opened.file.read)
+    sha256 = sha256_of([data])
+    blobs = await trio.to_thread.run_sync(_blobs_in, data, opened.source)
+    async with Claim(store, waiting=waiting) as claim:
+        frames = FramesOfStore(store)
+        made, report = await send_packs([claim], name, sha256, blobs, frames, anew=anew, step=step)
+        await keep_packs(claim, name, sha256, made)
+    return report
+
+
+def _blobs_in(data: bytes, source: str) -> list[Blob]:
+    return in_order(FlistReader(io.BytesIO(data), source=source, mtime_ns=0, resolve=_nobody))
+
+
+def _nobody(_what: str, _name: bytes) -> None:
+    """Owners do not matter here: none is looked up."""
+
+
+async def _profile(store: Store, name: ServiceName) -> list[Digest]:
+    """What a start reads, in its order; nothing where that is not known."""
+    note = layout.profile_note(str(name))
+    if not layout.is_note(note):  # too long a name
+        return []
+    try:
+        data = await store.read_note(note)
+    except NoteMissing:
+        return []
+    found = re.findall(rb"^([0-9a-f]{32})\|", data, re.MULTILINE)
+    return [digests.from_hex(one.decode()) for one in found]
+
+
+def _split(blobs: Sequence[Blob], wanted: Sequence[Digest]) -> tuple[list[Blob], list[Blob]]:
+    """What goes into the start pack, as it is wanted, and the rest; no more than an index takes."""
+    sizes = dict(blobs[:MAX_BLOBS])
+    start = {digest: sizes[digest] for digest in wanted if digest in sizes}
+    first = list(start.items())[:MAX_COUNT]
+    taken = {digest for digest, _ in first}
+    return first, [one for one in blobs[:MAX_BLOBS] if one[0] not in taken]
+
+
+async def _before(claims: Sequence[Claim], name: ServiceName) -> Before | None:
+    """The packs of the list before, claimed. None where there are none that can be read."""
+    store = claims[0].store
+    found = await read_packs(store, name)
+    if found is None:
+        return None
+    try:
+        index = await read_index(store, found)
+    except (BlobMissing, Corrupt, PackDamaged, StoreTrouble):  # who may only write cannot read
+        return None
+    packs = {one.digest: one.size for one in index.packs}
+    lacking: set[Digest] = set()
+    for claim in claims:
+        lacking |= await claim.missing(packs)
+    return Before(index, lacking)

@@ -1,0 +1,165 @@
+"""Mounts that fetch ahead: what comes before anybody asks, and that nobody is hurt by it."""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from aysfs.names import parse_name
+from aysfs.pack.index import PackIndex
+from tests.packing import many, publish
+from tests.servers import Nginx
+from tests.t4_mount.conftest import Site, every_engine
+from tests.t4_mount.overlay_site import until
+
+pytestmark = every_engine
+
+FILES = many(60)
+START, REST = FILES[:20], FILES[20:]
+
+
+@pytest.fixture
+def web(site: Site, tmp_path: Path) -> Iterator[Nginx]:
+    """A service of sixty files in a store behind a web server: no packs yet."""
+    tree = tmp_path / "tree"
+    for number, data in enumerate(FILES):
+        path = tree / f"d{number // 10}" / f"f{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    site.push(tree)
+    with Nginx(tmp_path / "nginx", site.root / "store") as nginx:
+        yield nginx
+
+
+def packs(site: Site, list_sha256: str | None = None) -> PackIndex:
+    name = parse_name("test")
+    parts = [START, REST[:20], REST[20:]]
+    publishing = partial(publish, site.store, name, parts, has_start=True, list_sha256=list_sha256)
+    return trio.run(publishing)
+
+
+def path_of(site: Site, data: bytes) -> Path:
+    number = FILES.index(data)
+    return site.point / f"d{number // 10}" / f"f{number}"
+
+
+def ahead(site: Site) -> dict[str, str]:
+    answer = site.ask()["ahead"]
+    assert isinstance(answer, list)
+    return {one["what"].partition(": ")[2] or one["what"]: one["state"] for one in answer}
+
+
+def is_fetched(site: Site, *whats: str) -> None:
+    until(lambda: [ahead(site).get(what) for what in whats] == ["done"] * len(whats))
+
+
+def gets(web: Nginx) -> list[str]:
+    """The paths of blobs that were asked for, whole or in part."""
+    lines = [line.split('"')[1].split()[1] for line in web.requests()]
+    return [line.rpartition("/")[2] for line in lines if "/md/" not in line]
+
+
+def test_the_start_pack_is_there_before_anybody_asks(site: Site, web: Nginx) -> None:
+    index = packs(site)
+    site.mount(store=(web.url,))
+    is_fetched(site, "start profile")
+    before = len(gets(web))
+    for data in START:
+        assert path_of(site, data).read_bytes() == data
+    assert len(gets(web)) == before
+    # The rest is in packs of a few neighbours each.
+    for data in REST:
+        assert path_of(site, data).read_bytes() == data
+    assert set(gets(web)[before:]) == {one.digest.hex() for one in index.packs[1:]}
+    site.umount()
+
+
+def test_all_of_it_comes_by_itself(site: Site, web: Nginx) -> None:
+    packs(site)
+    site.mount(store=(web.url,), prefetch="all")
+    is_fetched(site, "start profile", "all of it", "what is in no pack")
+    web.stop()
+    for data in FILES:
+        assert path_of(site, data).read_bytes() == data
+    site.umount()
+
+
+def test_all_of_it_comes_without_packs_too(site: Site, web: Nginx) -> None:
+    site.mount(store=(web.url,), prefetch="all")
+    is_fetched(site, "what is in no pack")
+    web.stop()
+    for data in FILES:
+        assert path_of(site, data).read_bytes() == data
+    site.umount()
+
+
+def test_nothing_is_fetched_ahead_when_none_is_asked_for(site: Site, web: Nginx) -> None:
+    packs(site)
+    site.mount(store=(web.url,), prefetch="none")
+    assert path_of(site, FILES[3]).read_bytes() == FILES[3]
+    assert ahead(site) == {}
+    assert len(gets(web)) == 1
+    site.umount()
+
+
+def test_packs_of_another_list_are_not_used(site: Site, web: Nginx) -> None:
+    index = packs(site, list_sha256="0" * 64)
+    site.mount(store=(web.url,))
+    until(lambda: "its packs are of another list" in site.logs())
+    for data in FILES:
+        assert path_of(site, data).read_bytes() == data
+    later = {one.digest.hex() for one in index.packs[1:]}
+    assert not later & set(gets(web))
+    site.umount()
+
+
+def test_a_reload_goes_on_with_the_newer_packs(site: Site, web: Nginx, tmp_path: Path) -> None:
+    packs(site)
+    site.mount(store=(web.url,))
+    is_fetched(site, "start profile")
+    new = os.urandom(5000)
+    (tmp_path / "tree" / "new").write_bytes(new)
+    site.push(tmp_path / "tree")
+    trio.run(partial(publish, site.store, parse_name("test"), [[new], REST], has_start=True))
+    assert site.ask("reload")["changed"]
+    is_fetched(site, "start profile")
+    before = len(gets(web))
+    assert (site.point / "new").read_bytes() == new
+    assert len(gets(web)) == before
+    site.umount()
+
+
+def test_damaged_packs_hurt_nobody(site: Site, web: Nginx) -> None:
+    index = packs(site)
+    for pack in index.packs:
+        blob = site.blob(pack.digest.hex())
+        data = blob.read_bytes()
+        blob.chmod(0o600)
+        blob.write_bytes(data[:-3000] + bytes(3000))
+    site.expected.append("is not used: ")
+    site.mount(store=(web.url,), prefetch="all")
+    for data in FILES:
+        assert path_of(site, data).read_bytes() == data
+    site.umount()
+
+
+@pytest.mark.parametrize("prefetch", ["profile", "all"])
+def test_an_unmount_in_the_middle_leaves_nothing(site: Site, web: Nginx, prefetch: str) -> None:
+    packs(site)
+    site.mount(store=(web.url,), prefetch=prefetch, prefetch_rate=10_000)
+    assert "fetching" in ahead(site).values()
+    site.umount()
+
+
+def test_a_cache_that_is_smaller_than_the_profile(site: Site, web: Nginx) -> None:
+    packs(site)
+    size = 10 * 4096
+    site.mount(store=(web.url,), prefetch="all", cache_size=size, keep_free=0)
+    until(lambda: "the cache is full" in ahead(site).values())
+    for data in FILES:
+        assert path_of(site, data).read_bytes() == data
+    assert int(str(site.ask()["cache_used"])) <= size
+    site.umount()
