@@ -30,7 +30,7 @@ def hasher() -> Hasher:
     return hashlib.md5(usedforsecurity=False)
 
 
-def of(data: bytes) -> Digest:
+def of(data: bytes | bytearray | memoryview) -> Digest:
     """The digest of these bytes."""
     return Digest(hashlib.md5(data, usedforsecurity=False).digest())
 

@@ -102,7 +102,7 @@ class Traces:
         usage = cache.usage
         usage.excess(0)  # hands back what is not in use: what stays reserved is pending
         reserved = int.from_bytes((usage.directory / "reserved").read_bytes(), "little")
-        held = sum(on_disk(stored.size) for stored in cache.scan())
+        held = sum(on_disk(stored.size) for stored in cache.everything())
         return cls(
             descriptors=open_descriptors(),
             tmp=frozenset(os.listdir(usage.directory)) - OWN_FILES,

@@ -7,6 +7,7 @@ Never asks a store. A method that may wait for a disk says so; run those in a th
 """
 
 import contextlib
+import fcntl
 import itertools
 import os
 import tempfile
@@ -22,7 +23,7 @@ from aysfs.cache.root import enter, translated
 from aysfs.cache.usage import Usage, on_disk
 from aysfs.digest import Digest
 from aysfs.errors import CacheUnusable, Corrupt
-from aysfs.limits import Limits
+from aysfs.limits import LARGE, Limits
 
 _CHUNK = 1 << 20
 _SHARED = 512 << 10  # of so many bytes at once, hashing and writing have a thread each
@@ -38,7 +39,7 @@ class Stored(NamedTuple):
     """An object as a scan finds it. ``arrived_ns`` is its ctime: nothing sets it back.
 
     ``linked`` as long as an overlay may be about to open it. ``stamped`` when it was verified and
-    not changed since.
+    not changed since. ``partial``: only chunks of it are here, and ``size`` is what they take.
     """
 
     arrived_ns: int
@@ -46,6 +47,7 @@ class Stored(NamedTuple):
     digest: Digest
     linked: bool = False
     stamped: bool = True
+    partial: bool = False
 
 
 class Cache:
@@ -84,6 +86,45 @@ class Cache:
         """Where the blob is when it is here."""
         name = digest.hex()
         return f"{self._objects}/{name[0]}/{name[1]}/{name}"
+
+    def partial_path(self, digest: Digest) -> str:
+        """Where those chunks of a large blob lie that are here (``aysfs.cache.partial``)."""
+        name = digest.hex()
+        return f"{self.root}/partial/{name[0]}/{name[1]}/{name}"
+
+    def place_of(self, stored: Stored) -> str:
+        """Where something that a scan found lies."""
+        return self.partial_path(stored.digest) if stored.partial else self.path(stored.digest)
+
+    @contextlib.contextmanager
+    def partial_lock(self) -> Iterator[None]:
+        """Keep everybody else from making, opening or removing what lies in ``partial``."""
+        path = f"{self.root}/partial"
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        descriptor = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def remove_partial(self, digest: Digest) -> None:
+        """Remove an entry of ``partial``, under its lock; FileNotFoundError when there is none."""
+        path = self.partial_path(digest)
+        os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{path}.map")
+
+    def drop_partial(self, digest: Digest) -> None:
+        """Have no entry of ``partial``, under its lock, and count its room as free."""
+        with contextlib.suppress(FileNotFoundError):
+            taken = os.stat(self.partial_path(digest)).st_blocks * 512
+            self.remove_partial(digest)
+            self.usage.freed(taken)
+
+    def adopt(self, path: str, digest: Digest) -> None:
+        """Make a stamped file, whose room is counted already, the blob."""
+        self._rename(path, digest)
 
     def arrival_path(self, digest: Digest) -> str:
         """Where the blob's second link is for a while when an overlay asked for it."""
@@ -204,6 +245,9 @@ class Cache:
         stamp.apply(descriptor, digest)
         self._rename(tmp, digest)
         self.usage.commit(size)
+        if size > LARGE:
+            with self.partial_lock():
+                self.drop_partial(digest)
 
     def place_and_open(self, descriptor: int, tmp: str, digest: Digest, size: int) -> int:
         """As ``place``; a descriptor to read the blob, opened before anybody can evict it."""
@@ -246,15 +290,35 @@ class Cache:
                     stamped = stamp.is_valid(status, size, name)
                     yield Stored(status.st_ctime_ns, size, name, status.st_nlink > 1, stamped)
 
+    def scan_partial(self) -> Iterator[Stored]:
+        """Every blob of which some chunks are here. Waits for the disk."""
+        for first in _scandir(f"{self.root}/partial"):
+            for second in _scandir(first.path):
+                for item in _scandir(second.path):
+                    with contextlib.suppress(FileNotFoundError, ValueError):
+                        status, name = item.stat(follow_symlinks=False), digests.from_hex(item.name)
+                        taken = status.st_blocks * 512
+                        yield Stored(status.st_ctime_ns, taken, name, partial=True)
+
+    def everything(self) -> list[Stored]:
+        """All that takes room, the oldest arrival first. Waits for the disk."""
+        return sorted([*self.scan(), *self.scan_partial()])
+
     def recount(self) -> None:
-        """Count again what all objects take. Waits for the disk."""
-        self.usage.recount(lambda: sum(on_disk(stored.size) for stored in self.scan()))
+        """Count again what all of it takes. Waits for the disk."""
+        self.usage.recount(lambda: sum(on_disk(stored.size) for stored in self.everything()))
 
     def unlink(self, stored: Stored) -> bool:
         """Drop an object that nobody reads, False when it was gone already.
 
         Its bytes go on counting until the caller tells ``usage`` that they are free.
         """
+        if stored.partial:
+            try:
+                self.remove_partial(stored.digest)
+            except FileNotFoundError:
+                return False
+            return True
         self._unlink_arrival(stored.digest)
         try:
             os.unlink(self.path(stored.digest))

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 from aysfs.cache.blobs import Cache, Stored, in_page_cache
@@ -49,7 +49,7 @@ def make_room(cache: Cache, wanted: int) -> Evicted:
                 if not cache.usage.can_ever_fit(wanted):
                     raise NoSpace(f"{wanted} bytes can never fit into the cache or on its disk")
                 cache.recount()
-                done, is_all = _evict(cache, sorted(cache.scan()), wanted, done)
+                done, is_all = _evict(cache, cache.everything(), wanted, done)
             try:
                 cache.usage.reserve(wanted)
             except NoSpace:
@@ -65,7 +65,7 @@ def shrink(cache: Cache, size: int) -> Evicted:
     """Evict, oldest first, until the objects take at most ``size`` bytes."""
     with _one_at_a_time(cache):
         cache.recount()
-        found = sorted(cache.scan())
+        found = cache.everything()
         total = sum(on_disk(stored.size) for stored in found)
         done = Evicted()
         for stored in found:
@@ -85,7 +85,7 @@ def _evict(cache: Cache, found: list[Stored], wanted: int, done: Evicted) -> tup
     for stored in found:
         if done.size >= goal:
             break
-        path = cache.path(stored.digest)
+        path = cache.place_of(stored)
         if (stored.linked and stored.arrived_ns > young) or _in_page_cache(path):
             late.append(stored)
         else:
@@ -108,8 +108,14 @@ def _free(cache: Cache, size: int) -> None:
 
 
 def _drop(cache: Cache, stored: Stored, done: Evicted) -> Evicted:
+    # Who opens an entry of ``partial`` would wait for our lease, and then have a removed one.
+    with cache.partial_lock() if stored.partial else nullcontext():
+        return _drop_unless_used(cache, stored, done)
+
+
+def _drop_unless_used(cache: Cache, stored: Stored, done: Evicted) -> Evicted:
     try:
-        descriptor = os.open(cache.path(stored.digest), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(cache.place_of(stored), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return done
     try:

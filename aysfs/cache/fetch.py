@@ -14,23 +14,28 @@ from contextlib import asynccontextmanager
 import trio
 
 from aysfs.cache.blobs import Cache
+from aysfs.cache.chunks import LargeBlobs
 from aysfs.cache.crew import Crew
 from aysfs.cache.flights import Flights, InFlight, Landed
+from aysfs.chunks import Chunks
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError
-from aysfs.limits import DEADLINE
+from aysfs.limits import DEADLINE, LARGE
 from aysfs.store.protocol import Store
 
 
 class Fetcher:
     """Opens blobs, fetching them when they are not in the cache. Made by ``open_fetcher``."""
 
-    def __init__(self, cache: Cache, store: Store, flights: Flights, crew: Crew) -> None:
+    def __init__(
+        self, cache: Cache, store: Store, flights: Flights, crew: Crew, nursery: trio.Nursery
+    ) -> None:
         self.cache = cache
         self.store = store
         self.crew = crew
         self.counters = flights.counters
         self._flights = flights
+        self.large = LargeBlobs(self, flights, nursery)
 
     def open_at_once(self, digest: Digest, size: int) -> int | None:
         """A descriptor as from ``open`` where that needs no waiting, else None."""
@@ -74,6 +79,9 @@ class Fetcher:
         before = self.counters.misses
         if self._ensure_at_once(digest, size):
             return self.counters.misses != before
+        if (chunks := self._part_of(digest, size)) is not None:
+            await self.large.bring(digest, size, chunks, why)
+            return True
         flight = self._flights.wanted(digest, size, why)
         is_new = self.counters.misses != before
         await flight.landed()
@@ -86,6 +94,9 @@ class Fetcher:
         """
         if self._ensure_at_once(digest, size):
             return False
+        if (chunks := self._part_of(digest, size)) is not None:
+            self.large.start(digest, size, chunks, why, landed)
+            return True
         self._flights.wanted(digest, size, why).told.append(landed)
         return True
 
@@ -119,9 +130,13 @@ class Fetcher:
         self.counters.fetched_bytes += size
         return descriptor
 
+    def _part_of(self, digest: Digest, size: int) -> Chunks | None:
+        """The chunks of a large blob of which some are here: only the others are fetched."""
+        return self.large.part_of(digest, size) if size > LARGE else None
+
     def in_flight(self) -> list[InFlight]:
-        """Every flight."""
-        return self._flights.told_of()
+        """Every flight, and every request for chunks."""
+        return self._flights.told_of() + self.large.told_of()
 
     async def calm(self) -> None:
         """Wait until nobody waits for a blob that is not fetched ahead anyway."""
@@ -140,11 +155,13 @@ async def open_fetcher(
     async with trio.open_nursery() as nursery:
         flights = Flights(deadline, store.label)
         crew = Crew(cache, store, flights, nursery)
+        fetcher = Fetcher(cache, store, flights, crew, nursery)
         nursery.start_soon(flights.watch)
         for _ in range(parallel):
             nursery.start_soon(crew.work)
         try:
-            yield Fetcher(cache, store, flights, crew)
+            yield fetcher
         finally:
             flights.end()
+            fetcher.large.end()
             nursery.cancel_scope.cancel()

@@ -128,8 +128,9 @@ class Flights:
     def __init__(self, deadline: float, source: str) -> None:
         """``deadline`` is in seconds without progress, ``source`` names what gives none."""
         self.counters = Counters()
-        self._deadline = deadline
-        self._source = source
+        self.deadline = deadline
+        self.source = source
+        self._beside = 0  # readers who wait for something that is no flight
         self._all: dict[tuple[Digest, int], Flight] = {}
         self._queue: deque[Flight] = deque()
         self._idle = trio.lowlevel.ParkingLot()  # who has nothing to fly
@@ -169,7 +170,15 @@ class Flights:
 
     @property
     def _is_pressed(self) -> bool:
+        if self._beside:
+            return True
         return any(flight.is_asked_for and not flight.ahead for flight in self._all.values())
+
+    def press(self, by: int) -> None:
+        """So many readers more, or less, wait for something that is no flight."""
+        self._beside += by
+        if not self._beside:
+            self._pressed.unpark_all()
 
     def told_of(self) -> list[InFlight]:
         """Every flight, for ``status``."""
@@ -186,7 +195,7 @@ class Flights:
         self._queue.remove(flight)
 
     def _later(self) -> float:
-        return trio.current_time() + self._deadline
+        return trio.current_time() + self.deadline
 
     # --- many that share a carrier -----------------------------------------------------------
 
@@ -279,15 +288,15 @@ class Flights:
 
         A flight that waits for its turn moves as long as any other does.
         """
-        look = trio.current_time() + self._deadline / 8
+        look = trio.current_time() + self.deadline / 8
         while True:
             # A flight that begins meanwhile has a deadline behind ``look``.
             first = min((flight.deadline for flight in self._all.values()), default=look)
             await trio.sleep_until(min(first, look))
             now = trio.current_time()
             if now >= look:
-                look = now + self._deadline / 8
-                self._push_back(now + self._deadline)
+                look = now + self.deadline / 8
+                self._push_back(now + self.deadline)
             for flight in [one for one in self._all.values() if one.deadline <= now]:
                 self.stall(flight)
 
@@ -318,5 +327,5 @@ class Flights:
 
     def _no_progress(self, flight: Flight) -> Stalled:
         return Stalled(
-            f"blob {flight.digest.hex()}: no progress in {self._deadline:g} s from {self._source}"
+            f"blob {flight.digest.hex()}: no progress in {self.deadline:g} s from {self.source}"
         )

@@ -35,13 +35,15 @@ def _open(settings: Settings) -> Iterator[Cache]:
 def stats_command(settings: Settings, as_json: bool) -> None:
     """How much is cached, and how much may be."""
     with _open(settings) as cache:
-        found = list(cache.scan())
+        found, parts = list(cache.scan()), list(cache.scan_partial())
         images, image_bytes = ImageCache(cache.root).stored()
         quarantine = cache.root / "quarantine"
         stats = {
             "cache": str(cache.root),
             "blobs": len(found),
             "bytes": sum(stored.size for stored in found),
+            "partial": len(parts),
+            "partial_bytes": sum(stored.size for stored in parts),
             "images": images,
             "image_bytes": image_bytes,
             "used": cache.usage.used,
@@ -57,6 +59,7 @@ def stats_command(settings: Settings, as_json: bool) -> None:
     )
     click.echo(
         f"  {size_text(sum(stored.size for stored in found))} of content,"
+        f" {size_text(sum(stored.size for stored in parts))} of parts of {len(parts)} large blobs,"
         f" {stats['quarantined']} quarantined;"
         f" {images} tree images, {size_text(image_bytes)}"
     )

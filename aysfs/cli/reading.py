@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from aysfs.flist import Kind
 from aysfs.sizes import size_text
 from aysfs.tree import FORMATS, ROOT, Node, TreeView
 from aysfs.unpack import UnpackReport, unpack
+
+_PIECE = 1 << 20
 
 
 def _split(text: str) -> tuple[str, bytes]:
@@ -103,7 +106,7 @@ def stat_command(settings: Settings, what: str, as_json: bool) -> None:
 @click.argument("what", metavar="NAME:PATH")
 @settings_options
 def cat_command(settings: Settings, what: str) -> None:
-    """Write a file of a service to standard output, verified before the first byte."""
+    """Write a file of a service to standard output, each byte verified before it is written."""
     name, path = _split(what)
     tree = _view(settings, name)
     node = tree.inode(tree.resolve(path))
@@ -118,10 +121,15 @@ async def _cat(settings: Settings, tree: TreeView, node: Node, shown: str) -> No
     if not size:
         return
     async with fetching(settings) as fetcher:
-        descriptor = await fetcher.open(tree.digest(node), size, shown)
-        with os.fdopen(descriptor, "rb") as file:
-            while chunk := file.read(1 << 20):
-                sys.stdout.buffer.write(chunk)
+        digest, chunks = tree.digest(node), tree.chunks(node)
+        if chunks is not None:
+            with closing(await fetcher.large.open(digest, size, chunks, shown)) as reader:
+                for at in range(0, size, _PIECE):
+                    sys.stdout.buffer.write(await reader.read(at, _PIECE))
+        else:
+            with os.fdopen(await fetcher.open(digest, size, shown), "rb") as file:
+                while piece := file.read(_PIECE):
+                    sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
 
 

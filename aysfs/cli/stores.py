@@ -88,6 +88,7 @@ def info_command(settings: Settings, as_json: bool) -> None:
         f"entries      {found.entries} in all lists, {size_text(found.listed_size)} of files"
     )
     click.echo(f"blobs        {found.blobs}, {size_text(found.size)}")
+    click.echo(f"chunks       {size_text(found.indexes_size)} of digests of large files' parts")
     click.echo(f"images       of {found.images} lists, {size_text(found.images_size)}")
     click.echo(f"packs        of {found.packed} lists, {size_text(found.packed_size)}")
     click.echo(f"saved        {size_text(found.saved)} by deduplication")

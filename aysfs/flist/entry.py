@@ -3,6 +3,7 @@
 import enum
 from typing import NamedTuple
 
+from aysfs.chunks import Chunks, parse_chunks
 from aysfs.digest import Digest
 
 Ext = tuple[tuple[bytes, bytes], ...]
@@ -55,6 +56,12 @@ class Entry(NamedTuple):
     def hardlink(self) -> bytes | None:
         """The first path of the file that this entry is another name of."""
         return self.get(b"hardlink")
+
+    @property
+    def chunks(self) -> Chunks | None:
+        """What verifies the parts of a regular file, where the list says."""
+        value = self.get(b"chunks") if self.ext else None
+        return None if value is None else parse_chunks(value)
 
     @property
     def rdev(self) -> tuple[int, int]:

@@ -41,6 +41,7 @@ METACOPY = XATTR_ENTRY.pack(16, 4, 0) + b"overlay.metacopy"
 METACOPY_ID = SHARED_AT // 4  # shared attributes are numbered by where they begin
 REDIRECT_ENTRY = Struct("<BBH16s37s3x")
 REDIRECT = b"overlay.redirect"
+CHUNKS = b"overlay.aysfs.chunks"  # ours; overlayfs shows nobody what is below trusted.overlay.
 REDIRECT_SIZE = 37  # of its value, "/h/h/" and 32 digits
 SUMMARY_AT = SHARED_AT + len(METACOPY)
 ROOT_NID = -(-(SUMMARY_AT + SUMMARY.size) // SLOT)

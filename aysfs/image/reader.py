@@ -15,12 +15,14 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
+from aysfs.chunks import Chunks, parse_chunks
 from aysfs.digest import EMPTY, ZERO, Digest
 from aysfs.errors import ImageDamaged, PathMissing
 from aysfs.flist.rules import MAX_SIZE, MAX_TARGET, MAX_TIME_NS, MIN_TIME_NS
 from aysfs.image import erofs
 from aysfs.image.erofs import BLOCK, SLOT
 from aysfs.image.writer import VOLUME
+from aysfs.limits import LARGE
 from aysfs.tree import ROOT, Attributes, Listed, Node, TreeView
 
 _REDIRECT_AT = re.compile(rb"/([0-9a-f])/([0-9a-f])/(\1\2[0-9a-f]{30})").fullmatch
@@ -189,8 +191,20 @@ class ImageTree(TreeView):
         for (index, name), value in self._entries(self._inode_at(self._nid(node))):
             if index == 1 or (index, name) == (6, b"capability"):
                 found[erofs.XATTR_PREFIXES[index] + name] = value
-            elif (index, name) != (4, erofs.REDIRECT):
+            elif index != 4 or name not in (erofs.REDIRECT, erofs.CHUNKS):
                 raise self._damage(f"inode {node} has an attribute that no list names")
+        return found
+
+    def chunks(self, node: Node) -> Chunks | None:
+        inode = self._inode_at(self._nid(node))
+        if not stat.S_ISREG(inode.attributes.mode) or inode.attributes.size <= LARGE:
+            return None
+        value = dict(self._entries(inode)).get((4, erofs.CHUNKS))
+        if value is None:
+            return None
+        found = parse_chunks(value)
+        if found is None or not found.are_used(inode.attributes.size):
+            raise self._damage(f"inode {node} names chunks that nobody uses")
         return found
 
     def path(self, node: Node) -> bytes:
@@ -212,12 +226,20 @@ class ImageTree(TreeView):
 
     def path_of(self, directory: int, ordinal: int) -> bytes:
         """The path in the list of an entry that the digest index speaks of."""
-        above = self.list_path(self._node(directory))
+        name, _ = self._entry_of(directory, ordinal)
+        return self.list_path(self._node(directory)).rstrip(b"/") + b"/" + name
+
+    def node_of(self, directory: int, ordinal: int) -> Node:
+        """The node of an entry that the digest index speaks of."""
+        _, nid = self._entry_of(directory, ordinal)
+        return self._child(directory, nid)
+
+    def _entry_of(self, directory: int, ordinal: int) -> tuple[bytes, int]:
         left = ordinal
         for number in range(self._blocks_at(directory)):
             block = self._block_at(directory, number)
             if left < len(block.names):
-                return above.rstrip(b"/") + b"/" + block.names[left]
+                return block.names[left], block.nids[left]
             left -= len(block.names)
         raise self._damage(f"directory {directory} has no entry {ordinal}")
 

@@ -26,7 +26,7 @@ from aysfs.image.erofs import BLOCK, SLOT, SLOTS_A_BLOCK
 from aysfs.image.index import RECORD, IndexBuilder
 from aysfs.tree import ROOT, Node, Tree
 
-WRITER_VERSION = 1
+WRITER_VERSION = 2
 """Goes up whenever the same tree would give other bytes: images are cached by it."""
 
 VOLUME = b"aysfs-%d" % WRITER_VERSION
@@ -110,13 +110,13 @@ class _Writer:
         self.index = IndexBuilder()
 
     def _own_xattrs(self) -> Iterator[tuple[Node, bytes]]:
-        """Packed attributes of inodes whose list names some."""
-        if not self.tree.has_xattrs:
-            return
+        """Packed attributes of inodes whose list names some, or chunks that they are read by."""
         for node in self.columns.exts:
             if node in self.columns.hardlinks:
                 continue
             entries = b"".join(_xattr(*one) for one in sorted(self.tree.xattrs(node).items()))
+            if (chunks := self.tree.chunks(node)) is not None:
+                entries = _packed(4, erofs.CHUNKS, chunks.value) + entries
             if erofs.xattr_units(len(entries) + _FILE_TAIL.size) > erofs.MAX_XATTR_UNITS:
                 self._refuse(node, f"{len(entries)} bytes of attributes, over 256 KiB")
             if entries:
@@ -209,7 +209,7 @@ class _Writer:
     def write(self, image: BinaryIO, index: BinaryIO) -> None:
         output = _Output(image)
         output.put(erofs.SHARED_AT, erofs.METACOPY)
-        flags = erofs.HAS_XATTRS if self.own else 0
+        flags = erofs.HAS_XATTRS if self.tree.has_xattrs else 0
         size = min(self.tree.total_size, _MAX_U64)
         output.put(erofs.SUMMARY_AT, erofs.SUMMARY.pack(len(self.tree), size, flags))
         self._special(output, ROOT, ROOT, 0)
@@ -397,5 +397,9 @@ def _xattr(name: bytes, value: bytes) -> bytes:
         raise ImageRefused(f"an attribute that no list may name: {name.decode('ascii', 'replace')}")
     if len(value) > erofs.MAX_XATTR_VALUE:
         raise ImageRefused(f"an attribute of {len(value)} bytes, over {erofs.MAX_XATTR_VALUE}")
+    return _packed(index, rest, value)
+
+
+def _packed(index: int, rest: bytes, value: bytes) -> bytes:
     entry = erofs.XATTR_ENTRY.pack(len(rest), index, len(value)) + rest + value
     return entry + bytes(-len(entry) % 4)

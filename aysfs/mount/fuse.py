@@ -21,8 +21,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
 
+from aysfs.cache.chunks import Reader
 from aysfs.cache.fetch import Fetcher
 from aysfs.errors import AysfsError, NoSpace
+from aysfs.limits import LARGE
 from aysfs.mount.recording import Recorder
 from aysfs.tree import ROOT, Node, TreeView
 
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 FOREVER = 365 * 86400
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_CREAT | os.O_APPEND
 _NO_DESCRIPTOR = FileHandleT(1 << 40)  # the handle of an empty file: there is nothing to open
+_FIRST_READER = 1 << 41
 _MOST_BLOCKS = (1 << 63) - 1
 _READ_AHEAD_WHOLE = 1 << 20
 
@@ -95,6 +98,31 @@ class EngineCounters:
     read_bytes: int = 0
 
 
+class Readers:
+    """Handles of files that are read by chunks: numbers that no descriptor has."""
+
+    def __init__(self) -> None:
+        self._readers: dict[int, Reader] = {}
+        self._last = _FIRST_READER
+
+    def add(self, reader: Reader) -> FileHandleT:
+        """A handle for a reader, which is closed with it."""
+        self._last += 1
+        self._readers[self._last] = reader
+        return FileHandleT(self._last)
+
+    def get(self, handle: int) -> Reader | None:
+        """The reader of a handle; None for a descriptor."""
+        return self._readers.get(handle) if handle > _FIRST_READER else None
+
+    def close(self, handle: int) -> bool:
+        """Close the reader of a handle; False when it is a descriptor."""
+        reader = self._readers.pop(handle, None)
+        if reader is not None:
+            reader.close()
+        return reader is not None
+
+
 class FuseEngine(pyfuse3.Operations):
     """One mounted tree."""
 
@@ -104,6 +132,7 @@ class FuseEngine(pyfuse3.Operations):
         self.counters = EngineCounters()
         self.xattrs_refused = False  # once so, the kernel never asks this mount again
         self._fetcher = fetcher
+        self._readers = Readers()
         self._current = _Generation(tree, offset=1)
         self._older: list[_Generation] = []
 
@@ -243,6 +272,11 @@ class FuseEngine(pyfuse3.Operations):
             self._recorder.note(digest, size)
         descriptor = self._fetcher.open_at_once(digest, size)
         if descriptor is None:
+            chunks = tree.chunks(node) if size > LARGE else None
+            if chunks is not None:
+                reader = await self._fetcher.large.open(digest, size, chunks, _Path(tree, node))
+                self.counters.open_files += 1
+                return FileInfo(fh=self._readers.add(reader), keep_cache=True)
             descriptor = await self._fetcher.open_fetched(digest, size, _Path(tree, node))
         elif size <= _READ_AHEAD_WHOLE:
             # Starts the disk while the kernel's read request is still on its way to us. What
@@ -255,15 +289,18 @@ class FuseEngine(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         if fh == _NO_DESCRIPTOR:
             return b""
-        data = os.pread(fh, size, off)
+        reader = self._readers.get(fh)
+        data = os.pread(fh, size, off) if reader is None else await reader.read(off, size)
         self.counters.read_bytes += len(data)
         return data
 
     @answered
     async def release(self, fh: FileHandleT) -> None:
-        if fh != _NO_DESCRIPTOR:
+        if fh == _NO_DESCRIPTOR:
+            return
+        if not self._readers.close(fh):
             os.close(fh)
-            self.counters.open_files -= 1
+        self.counters.open_files -= 1
 
     @answered
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import BinaryIO, TypeVar
 
 from aysfs import digest as digests
+from aysfs.chunks import ChunkHasher
 from aysfs.digest import Digest
 from aysfs.store.protocol import BlobSource
 
@@ -99,9 +100,9 @@ class Filling:
             self._take(BlobSource.of(digest, data))
         return digest
 
-    def spool(self, pieces: Iterable[bytes]) -> Digest:
-        """A blob that is too large to be held; its digest."""
-        hasher = digests.hasher()
+    def spool(self, pieces: Iterable[bytes], *, chunks: bool = False) -> tuple[Digest, bytes]:
+        """A blob that is too large to be held; its digest, and its index with ``chunks``."""
+        hasher = ChunkHasher() if chunks else digests.hasher()
         size = 0
         with tempfile.TemporaryFile(prefix="aysfs-", buffering=0) as file:
             for piece in pieces:
@@ -113,7 +114,7 @@ class Filling:
                 # A descriptor of its own: the file lives until the batch is closed.
                 self._batch.spool = kept = os.fdopen(os.dup(file.fileno()), "rb", buffering=0)
                 self._take(BlobSource(digest, size, functools.partial(_reopen, kept.fileno())))
-        return digest
+        return digest, hasher.index() if isinstance(hasher, ChunkHasher) else b""
 
     def flush(self) -> None:
         """Hand on what there is."""

@@ -22,6 +22,7 @@ RACY_NS = 2_000_000_000
 _MAGIC = b"aysfs hashes 1\n\0"
 _RECORD = struct.Struct("<QQQqq16s")
 _FILE = "hashes"
+_INDEX = 1 << 63
 
 
 class HashCache:
@@ -36,10 +37,18 @@ class HashCache:
         """The digest of an unchanged file."""
         return self._known.get(key)
 
-    def add(self, key: FileKey, digest: Digest, hashed_at_ns: int) -> None:
+    def index_of(self, key: FileKey) -> Digest | None:
+        """The digest of the index blob of an unchanged file with chunks."""
+        return self._known.get(_of_index(key))
+
+    def add(
+        self, key: FileKey, digest: Digest, hashed_at_ns: int, index: Digest | None = None
+    ) -> None:
         """Remember a file; ``hashed_at_ns`` is the time by the clock when hashing began."""
         if key.ctime_ns <= hashed_at_ns - RACY_NS:
             self._known[key] = digest
+            if index is not None:
+                self._known[_of_index(key)] = index
             self._changed = True
 
     def forget(self, key: FileKey) -> None:
@@ -69,6 +78,11 @@ class HashCache:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
         self._changed = False
+
+
+def _of_index(key: FileKey) -> FileKey:
+    """What a record of an index blob is kept under: no file has a size with the top bit."""
+    return key._replace(size=key.size | _INDEX)
 
 
 def _load(path: Path) -> dict[FileKey, Digest]:

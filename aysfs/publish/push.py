@@ -6,13 +6,14 @@ nothing of caches of blobs, and leaves the reading of files to ``send``.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import trio
 
 from aysfs import digest as digests
+from aysfs.chunks import with_chunks
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError
 from aysfs.flist.entry import Entry, Header, Kind
@@ -25,7 +26,7 @@ from aysfs.publish.image import newest, send_image, sha256_of
 from aysfs.publish.packing import Step, no_step
 from aysfs.publish.packs import PackReport, send_packs
 from aysfs.publish.send import Progress, Sender, Sent
-from aysfs.publish.walk import FileKey, Found, walk
+from aysfs.publish.walk import Found, walk
 from aysfs.store.claims import Claim, Waiting, unheard
 from aysfs.store.packs import keep_packs
 from aysfs.store.protocol import Store
@@ -84,14 +85,14 @@ async def push(
         await sender.send(files)
         if hash_cache is not None:
             await trio.to_thread.run_sync(hash_cache.save, abandon_on_cancel=True)
-        chunks = list(write_flist(Header(2, base), _entries(found, sender.digests)))
+        chunks = list(write_flist(Header(2, base), _entries(found, sender)))
         sha256, new = sha256_of(chunks), None
         if image:
             new = await send_image([claim], chunks, sha256, newest(one.entry for one in found))
         made, packed = None, None
         if packs:
             frames = FramesOfFiles({sender.digests[one.key]: one for one in files})
-            blobs = in_order(_entries(files, sender.digests))
+            blobs = in_order(_entries(files, sender))
             made, packed = await send_packs([claim], name, sha256, blobs, frames, step=step)
         for one in names:
             await keep_image(claim, one, sha256, new)
@@ -109,10 +110,14 @@ def check_base(base: bytes) -> bytes:
     return base.rstrip(b"/") or b"/"
 
 
-def _entries(found: Sequence[Found], known: Mapping[FileKey, Digest]) -> Iterator[Entry]:
+def _entries(found: Sequence[Found], sender: Sender) -> Iterator[Entry]:
+    known, index_of = sender.digests, sender.indexes.get
     for one in found:
         entry = one.entry
-        yield entry._replace(digest=known[one.key]) if entry.kind == Kind.REGULAR else entry
+        if entry.kind == Kind.REGULAR:
+            ext = with_chunks(entry.ext, index_of(one.key))
+            entry = entry._replace(digest=known[one.key], ext=ext)
+        yield entry
 
 
 def _report(
@@ -127,7 +132,8 @@ def _report(
         bytes=sum(one.entry.size for one in files),
         uploaded_blobs=sender.uploaded_blobs,
         uploaded_bytes=sender.uploaded_bytes,
-        present_blobs=len(set(sender.digests.values())) - sender.uploaded_blobs,
+        present_blobs=len({*sender.digests.values(), *sender.indexes.values()})
+        - sender.uploaded_blobs,
         list_bytes=sum(map(len, chunks)),
         list_md5=Digest(hasher.digest()),
     )

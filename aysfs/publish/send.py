@@ -14,8 +14,10 @@ from typing import BinaryIO, NamedTuple
 import trio
 
 from aysfs import digest as digests
-from aysfs.digest import Digest
+from aysfs.chunks import ChunkHasher, index_size
+from aysfs.digest import Digest, Hasher
 from aysfs.errors import Corrupt
+from aysfs.limits import LARGE
 from aysfs.publish.hash_cache import HashCache
 from aysfs.publish.walk import FileKey, Found, TreeChanged, key_of, unreadable
 from aysfs.store.claims import Claim
@@ -33,7 +35,7 @@ BATCH_BYTES = 8 << 20
 
 # A larger file is not held: it is read to be hashed, and once more by the store if need be.
 HELD = 1 << 20
-CHUNK = 1 << 20
+PIECE = 1 << 20
 
 # Replaced by a symlink or a fifo since the walk: fail, never follow and never wait.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -56,17 +58,27 @@ Progress = Callable[[Sent], None]
 
 
 class _Read(NamedTuple):
-    """A file that was read: what it held, and a store's way to the same bytes."""
+    """A file that was read: what it held, a store's way to the same bytes, and to its index."""
 
     file: Found
     source: BlobSource
+    chunks: BlobSource | None
+
+    @property
+    def sources(self) -> list[BlobSource]:
+        """All that a store needs of it."""
+        return [self.source] if self.chunks is None else [self.source, self.chunks]
 
 
 class Sender:
-    """Sends the regular files of one tree. Afterwards ``digests`` has one for each of them."""
+    """Sends the regular files of one tree. Afterwards ``digests`` has one for each of them.
+
+    And ``indexes`` that of its index blob for each large one.
+    """
 
     def __init__(self, claim: Claim, hash_cache: HashCache | None, progress: Progress) -> None:
         self.digests: dict[FileKey, Digest] = {}
+        self.indexes: dict[FileKey, Digest] = {}
         self.uploaded_blobs = 0
         self.uploaded_bytes = 0
         self._claim = claim
@@ -96,12 +108,18 @@ class Sender:
         known = {one.key: digest for one in files if (digest := remembered(one.key)) is not None}
         if not known:
             return
+        index_of = self._hash_cache.index_of
+        indexes = {key: index for key in known if key[2] > LARGE and (index := index_of(key))}
         sizes = {digest: key[2] for key, digest in known.items()}
+        sizes |= {index: index_size(key[2]) for key, index in indexes.items()}
         lacking = await self._claim.missing(sizes)
         self._asked = sizes.keys() - lacking
         if lacking:
             known = {key: digest for key, digest in known.items() if digest not in lacking}
-        self.digests = known
+        self.indexes = {key: index for key, index in indexes.items() if index not in lacking}
+        self.digests = {
+            key: digest for key, digest in known.items() if key[2] <= LARGE or key in self.indexes
+        }
 
     async def _each_batch(self, files: Sequence[Found]) -> None:
         for batch in _batches(files):
@@ -125,34 +143,38 @@ class Sender:
         fresh = self._take(read, started)
         if not fresh:
             return
-        lacking = await self._claim.missing({d: one.source.size for d, one in fresh.items()})
+        lacking = await self._claim.missing({d: source.size for d, (source, _) in fresh.items()})
         upload = [one for digest, one in fresh.items() if digest in lacking]
         if upload:
             await self._upload(upload)
 
-    def _take(self, read: Sequence[_Read], started: int) -> dict[Digest, _Read]:
+    def _take(self, read: Sequence[_Read], started: int) -> dict[Digest, tuple[BlobSource, Found]]:
         """Remember the digests; those that nobody has asked the store for yet."""
-        fresh: dict[Digest, _Read] = {}
+        fresh: dict[Digest, tuple[BlobSource, Found]] = {}
         for one in read:
             key, digest = one.file.key, one.source.digest
+            index = one.chunks.digest if one.chunks is not None else None
             self.digests[key] = digest
+            if index is not None:
+                self.indexes[key] = index
             if self._hash_cache is not None:
-                self._hash_cache.add(key, digest, started)
-            if digest not in self._asked:
-                self._asked.add(digest)
-                fresh[digest] = one
+                self._hash_cache.add(key, digest, started, index)
+            for source in one.sources:
+                if source.digest not in self._asked:
+                    self._asked.add(source.digest)
+                    fresh[source.digest] = source, one.file
         return fresh
 
-    async def _upload(self, upload: Sequence[_Read]) -> None:
-        files = [one.file for one in upload]
+    async def _upload(self, upload: Sequence[tuple[BlobSource, Found]]) -> None:
+        files = [file for _, file in upload]
         try:
-            await self._claim.store.put_many([one.source for one in upload])
+            await self._claim.store.put_many([source for source, _ in upload])
         except Corrupt:
             await trio.to_thread.run_sync(_check_unchanged, files)
             raise
         await trio.to_thread.run_sync(_check_unchanged, files)
         self.uploaded_blobs += len(upload)
-        self.uploaded_bytes += sum(one.source.size for one in upload)
+        self.uploaded_bytes += sum(source.size for source, _ in upload)
 
 
 def _batches(files: Iterable[Found]) -> Iterator[Batch]:
@@ -172,12 +194,12 @@ def _batches(files: Iterable[Found]) -> Iterator[Batch]:
 
 
 def _read_files(batch: Batch) -> list[_Read]:
-    return [_Read(one, _read_file(one)) for one in batch]
+    return [_read_file(one) for one in batch]
 
 
-def _read_file(one: Found) -> BlobSource:
+def _read_file(one: Found) -> _Read:
     """The file's bytes, hashed; only a way to them when there are many."""
-    size = one.entry.size
+    size, index = one.entry.size, None
     try:
         fd = os.open(one.file, _READ)
         try:
@@ -186,7 +208,12 @@ def _read_file(one: Found) -> BlobSource:
                 source = BlobSource.of(digests.of(data), data)
             else:
                 opener = functools.partial(_open, one.file)
-                source = BlobSource(_digest_of(fd), size, opener)
+                hasher = ChunkHasher() if size > LARGE else digests.hasher()
+                _hash(fd, hasher)
+                source = BlobSource(Digest(hasher.digest()), size, opener)
+                if isinstance(hasher, ChunkHasher):
+                    data = hasher.index()
+                    index = BlobSource.of(digests.of(data), data)
             changed = key_of(os.fstat(fd)) != one.key or source.size != size
         finally:
             os.close(fd)
@@ -194,15 +221,13 @@ def _read_file(one: Found) -> BlobSource:
         raise unreadable(one.file, error) from error
     if changed:
         raise TreeChanged(one.file, "changed while the tree was read")
-    return source
+    return _Read(one, source, index)
 
 
-def _digest_of(fd: int) -> Digest:
-    buffer = memoryview(bytearray(CHUNK))
-    hasher = digests.hasher()
+def _hash(fd: int, hasher: Hasher | ChunkHasher) -> None:
+    buffer = memoryview(bytearray(PIECE))
     while count := os.readv(fd, [buffer]):
         hasher.update(buffer[:count])
-    return Digest(hasher.digest())
 
 
 def _open(file: bytes) -> BinaryIO:

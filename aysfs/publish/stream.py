@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import trio
 
+from aysfs.chunks import with_chunks
 from aysfs.digest import ZERO, Digest
 from aysfs.errors import AysfsError, BadList, BuildFailed
 from aysfs.flist.entry import Entry, Ext, Header, Kind
 from aysfs.flist.percent import encode_path
 from aysfs.flist.rules import show
 from aysfs.flist.text import write_flist
+from aysfs.limits import LARGE
 from aysfs.names import ServiceName
 from aysfs.pack.cut import in_order
 from aysfs.publish import tar
@@ -121,9 +123,11 @@ class TarTree:
             if member.type == tar.LINK:
                 self._link(path, place.path(member.link), first)
             else:
-                digest = _blob(reader, member.size, filling) if member.type == tar.REGULAR else ZERO
+                digest, index = ZERO, None
+                if member.type == tar.REGULAR:
+                    digest, index = _blob(reader, member.size, filling)
                 self._files += 1
-                self._keep(_Node(self._entry(member, path, digest), self._files))
+                self._keep(_Node(self._entry(member, path, digest, index), self._files))
 
     def _link(self, path: bytes, target: bytes, first: int) -> None:
         """Another name of a file that came before in the same stream."""
@@ -142,12 +146,12 @@ class TarTree:
             for other in [one for one in self._nodes if one.startswith(path + b"/")]:
                 del self._nodes[other]
 
-    def _entry(self, member: Member, path: bytes, digest: Digest) -> Entry:
+    def _entry(self, member: Member, path: bytes, digest: Digest, index: Digest | None) -> Entry:
         kind = _KINDS[member.type]
         mtime_ns = member.mtime_ns
         if self._latest is not None and mtime_ns > self._latest:
             mtime_ns = self._latest
-        ext = _ext(member, kind, path)
+        ext = with_chunks(_ext(member, kind, path), index)
         return Entry(
             path, kind, member.mode, member.uid, member.gid, member.size, digest, mtime_ns, ext
         )
@@ -182,8 +186,12 @@ def _plain(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
-def _blob(reader: TarReader, size: int, filling: Filling) -> Digest:
-    return filling.add(reader.data()) if size <= HELD else filling.spool(reader.pieces())
+def _blob(reader: TarReader, size: int, filling: Filling) -> tuple[Digest, Digest | None]:
+    """The digest of a member's bytes, and that of their index where they are many."""
+    if size <= HELD:
+        return filling.add(reader.data()), None
+    digest, index = filling.spool(reader.pieces(), chunks=size > LARGE)
+    return digest, filling.add(index) if index else None
 
 
 def _ext(member: Member, kind: Kind, path: bytes) -> Ext:

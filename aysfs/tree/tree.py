@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from aysfs.chunks import Chunks, parse_chunks
 from aysfs.digest import SIZE, ZERO, Digest
 from aysfs.flist.entry import Entry, Ext, Kind
 from aysfs.tree.view import ROOT, Attributes, Listed, Node, TreeView
@@ -142,6 +143,12 @@ class Tree(TreeView):
     def xattrs(self, node: Node) -> dict[bytes, bytes]:
         ext = self.columns.exts.get(self.inode(node), ())
         return {key[6:]: value for key, value in ext if key.startswith(b"xattr.")}
+
+    def chunks(self, node: Node) -> Chunks | None:
+        node = self.inode(node)
+        value = self._ext(node, b"chunks")
+        found = parse_chunks(value) if value is not None else None
+        return found if found is not None and found.are_used(self.sizes[node]) else None
 
     def _ext(self, node: Node, wanted: bytes) -> bytes | None:
         for key, value in self.columns.exts.get(node, ()):

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NewType, Protocol
 
+from aysfs.chunks import Chunks
 from aysfs.digest import Digest
 from aysfs.errors import PathMissing
 
@@ -88,6 +89,10 @@ class TreeView(Protocol):
     @abstractmethod
     def xattrs(self, node: Node) -> dict[bytes, bytes]:
         """Extended attributes by full name."""
+
+    @abstractmethod
+    def chunks(self, node: Node) -> Chunks | None:
+        """What a regular file is read by in parts; None for one that is read whole."""
 
     @abstractmethod
     def path(self, node: Node) -> bytes:

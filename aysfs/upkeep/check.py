@@ -14,7 +14,8 @@ from typing import NamedTuple
 import trio
 
 from aysfs import digest as digests
-from aysfs.digest import Digest
+from aysfs.chunks import ChunkHasher
+from aysfs.digest import SIZE, Digest
 from aysfs.errors import BadList, BlobMissing, Corrupt, ListMissing, PackDamaged
 from aysfs.flist.entry import Entry, Kind
 from aysfs.names import ServiceName
@@ -24,7 +25,16 @@ from aysfs.store.packs import PublishedPacks, packs_note, read_index
 from aysfs.store.protocol import Sink, Store
 from aysfs.store.tree_image import image_note
 from aysfs.upkeep.check_packs import PackCheck
-from aysfs.upkeep.lists import LOST, Facts, Step, entries_of, foreign_lists, lost, read_list
+from aysfs.upkeep.lists import (
+    LOST,
+    Facts,
+    Step,
+    blobs_named_by,
+    entries_of,
+    foreign_lists,
+    lost,
+    read_list,
+)
 from aysfs.upkeep.packed import WITH_SIZE, Packed, Record, digest_of, pack, size_of
 
 READERS = 8
@@ -37,6 +47,7 @@ class Wrong(enum.StrEnum):
     MISSING = "missing"
     SIZE = "of another size"
     BYTES = "corrupt"
+    CHUNKS = "not what its chunks say"
     PACK = "not what it says it holds"
     """A pack whose frames are not the blobs that it names, or an index that is not of the packs."""
 
@@ -91,6 +102,8 @@ class _Check:
         self._named = Packed(WITH_SIZE)
         self._facts: list[Facts] = []
         self._unreadable: dict[str, str] = {}
+        self._chunked = Packed(_CHUNKED)  # blobs with chunks, and what lists say of these
+        self._said: Mapping[Record, set[Record]] = {}  # the same, of the shelf that is looked at
         self._wrong: dict[Record, Wrong] = {}
         self._in_packs: set[Record] = set()
         self._blobs = 0
@@ -122,7 +135,12 @@ class _Check:
     async def _read(self, name: ServiceName) -> None:
         add = self._named.add
         try:
-            facts = await read_list(self._store, name, lambda digest, size: add(pack(digest, size)))
+            facts = await read_list(
+                self._store,
+                name,
+                lambda digest, size: add(pack(digest, size)),
+                lambda entry: self._chunked.add(_chunk_record(entry)),
+            )
         except BadList as error:
             self._unreadable[str(name)] = str(error)
         else:
@@ -134,6 +152,10 @@ class _Check:
     async def _shelf(self, first: int) -> None:
         """All blobs that begin with this byte. One digest with two sizes is two of them."""
         records = self._named.bucket(first)
+        said: dict[Record, set[Record]] = {}
+        for one in self._chunked.bucket(first):
+            said.setdefault(one[:WITH_SIZE], set()).add(one)
+        self._said = said
         self._blobs += len(records)
         self._size += sum(map(size_of, records))
         for same in _with_one_size_each(records):
@@ -181,13 +203,20 @@ class _Check:
             self._wrong[record] = wrong
 
     async def _look(self, record: Record) -> Wrong | None:
-        """Read a blob; what is wrong with it."""
-        digest, size = digest_of(record), size_of(record)
-        data = self._store.at_hand(digest, size)
+        """Read a blob; what is wrong with it, and with what lists say of its chunks."""
+        said = self._said.get(record, ())
+        sink = _Hashing({int.from_bytes(one[WITH_SIZE : WITH_SIZE + 8], "big") for one in said})
+        data = self._store.at_hand(digest_of(record), size_of(record))
         if data is not None:
             await trio.lowlevel.checkpoint()
-            return None if digests.of(data) == digest else Wrong.BYTES
-        return await self._receive(record, _Hashing())
+            sink.write(data)
+            wrong = None if sink.digest() == digest_of(record) else Wrong.BYTES
+        else:
+            wrong = await self._receive(record, sink)
+        if wrong is None:
+            found = {_of_chunks(record, cut, index) for cut, index in sink.indexes()}
+            self._wrong |= {one: Wrong.CHUNKS for one in said if one not in found}
+        return wrong
 
     async def _receive(self, record: Record, sink: "_Hashing") -> Wrong | None:
         """The same by way of a sink, which has it all when nothing is wrong."""
@@ -200,7 +229,7 @@ class _Check:
             return Wrong.SIZE
         if sink.size != size:
             return Wrong.SIZE
-        return None if sink.hasher.digest() == digest else Wrong.BYTES
+        return None if sink.digest() == digest else Wrong.BYTES
 
     async def _damage(self, facts: Facts) -> Damage | None:
         """The paths of a list that are hurt."""
@@ -223,27 +252,55 @@ class _Check:
 
 
 class _Hashing:
-    """A sink that keeps nothing but the md5."""
+    """A sink that keeps nothing but the md5, and those of chunks of each of these sizes."""
 
-    def __init__(self) -> None:
-        self.hasher = digests.hasher()
-        self.size = 0
+    def __init__(self, cuts: Iterable[int] = ()) -> None:
+        self._cuts = list(cuts)
+        self._begin()
 
     def write(self, data: bytes | memoryview, /) -> None:
-        self.hasher.update(data)
+        self._whole.update(data)
+        for hasher in self._hashers:
+            hasher.update(data)
         self.size += len(data)
 
     def restart(self) -> None:
-        self.hasher = digests.hasher()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._whole = digests.hasher()
+        self._hashers = [ChunkHasher(cut) for cut in self._cuts]
         self.size = 0
+
+    def digest(self) -> bytes:
+        """The md5 of all bytes."""
+        return self._whole.digest()
+
+    def indexes(self) -> Iterator[tuple[int, Digest]]:
+        """The size of a chunk, and the digest of the index that it gives."""
+        for cut, hasher in zip(self._cuts, self._hashers, strict=True):
+            yield cut, digests.of(hasher.index())
+
+
+_CHUNKED = WITH_SIZE + 8 + SIZE
+
+
+def _chunk_record(entry: Entry) -> Record:
+    """What a list says of a blob's chunks. The entry must have some."""
+    assert entry.chunks is not None
+    return _of_chunks(pack(entry.digest, entry.size), entry.chunks.size, entry.chunks.digest)
+
+
+def _of_chunks(blob: Record, cut: int, index: Digest) -> Record:
+    return blob + cut.to_bytes(8, "big") + index
 
 
 class _Both(_Hashing):
     """Hands on what it hashes."""
 
     def __init__(self, sink: Sink) -> None:
-        super().__init__()
         self._sink = sink
+        super().__init__()
 
     def write(self, data: bytes | memoryview, /) -> None:
         super().write(data)
@@ -265,21 +322,24 @@ class _Found:
     def read(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             if entry.kind is Kind.REGULAR:
-                self._judge(entry.path, entry.digest, entry.size)
+                for digest, size in blobs_named_by(entry):
+                    self._judge(entry.path, pack(digest, size))
+                if entry.chunks:
+                    self._judge(entry.path, _chunk_record(entry))
 
     def read_notes(self, facts: Facts) -> None:
         for digest, size in facts.image:
-            self._judge(image_note(facts.name).encode(), digest, size)
+            self._judge(image_note(facts.name).encode(), pack(digest, size))
         if facts.packs is not None:
             for digest, size in facts.packs.blobs:
-                self._judge(packs_note(facts.name).encode(), digest, size)
+                self._judge(packs_note(facts.name).encode(), pack(digest, size))
 
-    def _judge(self, path: bytes, digest: Digest, size: int) -> None:
-        wrong = self._wrong.get(pack(digest, size))
+    def _judge(self, path: bytes, record: Record) -> None:
+        wrong = self._wrong.get(record)
         if wrong is not None:
             self.counts[wrong] += 1
             if len(self.hurt) < NAMED:
-                self.hurt.append(Hurt(path, digest, wrong))
+                self.hurt.append(Hurt(path, digest_of(record), wrong))
 
 
 def _with_one_size_each(records: set[Record]) -> Iterator[set[Record]]:

@@ -26,7 +26,7 @@ from aysfs.store.packs import PublishedPacks, blobs_of, keep_packs, read_index
 from aysfs.store.profile import copy_profile
 from aysfs.store.protocol import BlobSource, Held, OpenList, Store
 from aysfs.store.tree_image import PublishedImage, keep_image
-from aysfs.upkeep.lists import Step, entries_of, image_of, packs_of, sha256_of
+from aysfs.upkeep.lists import Step, blobs_named_by, entries_of, image_of, packs_of, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,9 @@ class _Spool:
 
 
 def _named(opened: OpenList) -> Iterator[Blob]:
-    return ((one.digest, one.size) for one in entries_of(opened) if one.kind is Kind.REGULAR)
+    for entry in entries_of(opened):
+        if entry.kind is Kind.REGULAR:
+            yield from blobs_named_by(entry)
 
 
 def _take(named: Iterator[Blob]) -> dict[Digest, int]:

@@ -20,8 +20,8 @@ class Info(NamedTuple):
     """A store in numbers. Sizes are bytes.
 
     ``listed_size`` is what the files of all lists would take without deduplication, ``named_size``
-    what they take here, each blob once, with the tree images of ``images`` lists and the
-    packs of ``packed`` lists. ``unnamed`` is
+    what they take here, each blob once, with the indexes of large files, the tree images of
+    ``images`` lists and the packs of ``packed`` lists. ``unnamed`` is
     held, and no list names it.
     """
 
@@ -29,6 +29,7 @@ class Info(NamedTuple):
     tags: int
     entries: int
     listed_size: int
+    indexes_size: int
     images: int
     images_size: int
     packed: int
@@ -48,7 +49,8 @@ class Info(NamedTuple):
     @property
     def saved(self) -> int:
         """Bytes that deduplication saved."""
-        return self.listed_size + self.images_size + self.packed_size - self.named_size
+        beside = self.indexes_size + self.images_size + self.packed_size
+        return self.listed_size + beside - self.named_size
 
 
 async def read_lists(
@@ -94,6 +96,7 @@ async def info(store: Store, *, step: Step = lambda *_: None) -> Info:
         tags=sum(one.name.tag is not None for one in lists),
         entries=sum(one.entries for one in lists),
         listed_size=sum(one.size for one in lists),
+        indexes_size=sum(one.index_size for one in lists),
         images=sum(bool(one.image) for one in lists),
         images_size=sum(one.image_size for one in lists),
         packed=sum(one.packs is not None for one in lists),

@@ -24,6 +24,14 @@ from aysfs.store.tree_image import PublishedImage, delete_image, read_image
 Take = Callable[[Digest, int], object]
 """Told every blob that a list names, digest and size; one that is named twice, twice."""
 
+Chunked = Callable[[Entry], object]
+"""Told every entry whose blob has chunks."""
+
+
+def _nothing(_entry: Entry) -> None:
+    """For those who do not want to know."""
+
+
 _PIECE = 1 << 20
 
 LOST = "it is named, and is not there"
@@ -57,6 +65,8 @@ class Facts(NamedTuple):
     mtime_ns: int
     image: tuple[tuple[Digest, int], ...] = ()
     packs: Packs | None = None
+    index_size: int = 0
+    """Bytes of the index blobs of its large files, counted as ``size`` counts these."""
 
     @property
     def image_size(self) -> int:
@@ -69,7 +79,9 @@ class Facts(NamedTuple):
         return sum(size for _, size in self.packs.blobs) if self.packs is not None else 0
 
 
-async def read_list(store: Store, name: ServiceName, take: Take) -> Facts:
+async def read_list(
+    store: Store, name: ServiceName, take: Take, chunked: Chunked = _nothing
+) -> Facts:
     """Read a list whole. BadList for the first thing in it that is wrong.
 
     What the notes of an image and of packs name counts as the list's. One that speaks of another
@@ -81,7 +93,7 @@ async def read_list(store: Store, name: ServiceName, take: Take) -> Facts:
     opened = await store.open_list(name)
     notes = _Notes(image, packs)
     facts, ours = await trio.to_thread.run_sync(
-        _read, opened, name, notes, take, abandon_on_cancel=True
+        _read, opened, name, notes, take, chunked, abandon_on_cancel=True
     )
     if ours.packs is None:
         return facts
@@ -154,8 +166,10 @@ class _Notes(NamedTuple):
         )
 
 
-def _read(opened: OpenList, name: ServiceName, notes: _Notes, take: Take) -> tuple[Facts, _Notes]:
-    entries = files = size = 0
+def _read(
+    opened: OpenList, name: ServiceName, notes: _Notes, take: Take, chunked: Chunked
+) -> tuple[Facts, _Notes]:
+    entries = files = size = index = 0
     with opened.file:
         ours = notes.of(opened)
         for entry in entries_of(opened):
@@ -164,28 +178,36 @@ def _read(opened: OpenList, name: ServiceName, notes: _Notes, take: Take) -> tup
                 files += 1
                 if not entry.ext or entry.hardlink is None:
                     size += entry.size
-                take(entry.digest, entry.size)
+                    index += _index_size(entry)
+                for digest, its_size in blobs_named_by(entry):
+                    take(digest, its_size)
+                if entry.chunks:
+                    chunked(entry)
     blobs = tuple(ours.image.blobs.items()) if ours.image is not None else ()
     for digest, its_size in blobs:
         take(digest, its_size)
-    return Facts(name, entries, files, size, opened.mtime_ns, blobs), ours
+    facts = Facts(name, entries, files, size, opened.mtime_ns, blobs, index_size=index)
+    return facts, ours
 
 
 def entries_of(opened: OpenList) -> Iterator[Entry]:
-    """The entries of a list; BadList for one that names blobs which cannot be told from it.
-
-    This is the place for what names blobs indirectly: the index blob of ``chunks=`` will have to
-    be read here, and what it names told too. Until then such a list is one that cannot be read.
-    """
+    """The entries of a list."""
     with _reading(opened):
-        reader = FlistReader(
+        yield from FlistReader(
             opened.file, source=opened.source, mtime_ns=opened.mtime_ns, resolve=_nobody
         )
-        for entry in reader:
-            if entry.ext and entry.kind is Kind.REGULAR and entry.get(b"chunks") is not None:
-                reason = "`chunks=` names blobs in a way that is not known here"
-                raise BadList(opened.source, reader.line, reason)
-            yield entry
+
+
+def blobs_named_by(entry: Entry) -> Iterator[tuple[Digest, int]]:
+    """The blobs that an entry of a regular file names: its own, and the index of its chunks."""
+    yield entry.digest, entry.size
+    if chunks := entry.chunks:
+        yield chunks.digest, chunks.index_size(entry.size)
+
+
+def _index_size(entry: Entry) -> int:
+    chunks = entry.chunks
+    return chunks.index_size(entry.size) if chunks else 0
 
 
 def refuse_foreign(store: Store, strays: Sequence[Stray]) -> None:

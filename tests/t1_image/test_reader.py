@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given
 
+from aysfs import digest as digests
+from aysfs.chunks import Chunks
 from aysfs.errors import ImageDamaged, PathMissing
 from aysfs.flist import Entry, Kind
 from aysfs.image import DigestIndex, ImageTree, erofs, write_image
+from aysfs.limits import CHUNK, LARGE
 from aysfs.tree import ROOT, Node, Tree, TreeView
 from tests.trees import CAPABILITY, directory, lists, regular, special, symlink, tree_of
 
@@ -39,6 +42,7 @@ def seen(view: TreeView, node: Node) -> tuple[object, ...]:
         view.target(node),
         view.rdev(node),
         view.xattrs(node),
+        view.chunks(node),
         view.is_regular(node),
         view.is_directory(node),
     )
@@ -78,6 +82,38 @@ def test_every_record_of_an_index_leads_to_a_path_of_its_digest(entries: list[En
         assert (tree.digest(node), tree.attributes(node).size) == (record.digest, record.size)
         node = image.resolve(path, follow=False)
         assert image.digest(node) == record.digest
+
+
+def large(path: bytes, size: int, *ext: tuple[bytes, bytes]) -> Entry:
+    return regular(path, b"large", tuple(sorted(ext)))._replace(size=size)
+
+
+def test_an_image_has_the_chunks_of_large_files_and_no_others() -> None:
+    cut = Chunks(CHUNK, digests.of(b"index"))
+    chunks, fine = (b"chunks", cut.value), (b"chunks", Chunks(1, cut.digest).value)
+    user = (b"xattr.user.a", b"v" * 300)
+    tree = tree_of(
+        large(b"/a", LARGE + 1, chunks),
+        large(b"/b", LARGE + 2, chunks, user)._replace(digest=digests.of(b"b")),
+        large(b"/c", LARGE + 1, chunks, (b"hardlink", b"/a")),
+        large(b"/d", LARGE, chunks)._replace(digest=digests.of(b"d")),
+        large(b"/e", 1 << 42, fine)._replace(digest=digests.of(b"e")),
+        large(b"/f", 9 << 40)._replace(digest=digests.of(b"f")),
+    )
+    data, index = compiled(tree)
+    image = read(data)
+    assert everything(image) == everything(tree)
+    for path, wanted in zip(
+        (b"/a", b"/b", b"/c", b"/d", b"/e", b"/f"), (cut,) * 3 + (None,) * 3, strict=True
+    ):
+        node = image.resolve(path)
+        assert image.chunks(node) == wanted
+        record = index.find(image.digest(node))
+        assert record is not None
+        assert image.chunks(image.node_of(record.directory, record.ordinal)) == wanted
+    assert image.xattrs(image.resolve(b"/b")) == {b"user.a": b"v" * 300}
+    assert image.has_xattrs
+    assert not image_tree(tree_of(large(b"/a", LARGE + 1, chunks))).has_xattrs
 
 
 BASE = b"/opt/x"

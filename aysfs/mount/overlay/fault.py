@@ -7,7 +7,9 @@ data layers, between which lies the folder ``incoming`` of the cache (DESIGN: en
     <number>/eio/<h0>/<h1>/<md5>   why it could not be had: overlayfs reports its last layer's error
 
 A blob that ``get`` brought and that was evicted before the kernel came to ``incoming`` is a file
-in ``eio``, served by us: losing that race must not be an error.
+in ``eio``, served by us: losing that race must not be an error. So is a large blob with chunks,
+which ``get`` does not bring: it is read through us while it arrives. Once all of it is here and
+nobody has it open, the kernel is made to forget our file, and finds the blob in ``objects``.
 
 A slot's folder, and the two in it, are not kept by the kernel beyond their last user, so a slot
 that nobody refers to is one whose overlay is gone, in every mount namespace.
@@ -26,11 +28,15 @@ import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
 
+from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher
+from aysfs.cache.held import let_go
 from aysfs.cache.incoming import Incoming
+from aysfs.chunks import Chunks
 from aysfs.digest import Digest, from_hex
 from aysfs.errors import AysfsError, NoSpace
-from aysfs.mount.fuse import FOREVER, answered
+from aysfs.limits import LARGE
+from aysfs.mount.fuse import FOREVER, Readers, answered
 from aysfs.mount.recording import Recorder
 
 log = logging.getLogger(__name__)
@@ -50,6 +56,10 @@ class Named(Protocol):
 
     def size_of(self, digest: Digest) -> int | None:
         """The size of a blob that they name, else None."""
+        ...
+
+    def chunks_of(self, digest: Digest) -> Chunks | None:
+        """What a blob that they name is read by in parts; None for one that is read whole."""
         ...
 
     def path_of(self, digest: Digest) -> str:
@@ -105,6 +115,7 @@ class _File:
     slot: Slot
     digest: Digest
     size: int
+    chunks: Chunks | None
     lookups: int = 0
 
 
@@ -115,6 +126,7 @@ class FaultLayer(pyfuse3.Operations):
         super().__init__()
         self.slots: dict[int, Slot] = {}
         self._incoming = incoming
+        self._readers = Readers()
         self._files: dict[int, _File] = {}
         self._serial = 0
         self._last = 0
@@ -126,6 +138,7 @@ class FaultLayer(pyfuse3.Operations):
         self._last += 1
         slot = Slot(self._last, label, named, fetcher, recorder=recorder)
         self.slots[self._last] = slot
+        fetcher.large.completed = _let_go
         return slot
 
     def retire(self, slot: Slot) -> None:
@@ -195,6 +208,9 @@ class FaultLayer(pyfuse3.Operations):
         if slot.recorder is not None:
             slot.recorder.note(digest, size)
         slot.counters.misses += 1
+        if _chunks(slot, digest, size) is not None and not slot.fetcher.cache.has(digest, size):
+            slot.wrong.pop(digest, None)
+            return  # ``eio`` serves it, part by part
         try:
             if await slot.fetcher.ensure(digest, size, Why(slot, digest)):
                 slot.counters.fetched_bytes += size
@@ -225,8 +241,10 @@ class FaultLayer(pyfuse3.Operations):
             self._serial = self._serial % _SERIALS + 1
             inode = slot.number << _SLOT | _FILE << _LAYER | self._serial
             slot.files[digest] = inode
-            self._files[inode] = _File(slot, digest, size)
-            log.info("%s: the blob %s is served past the cache", slot.label, digest.hex())
+            chunks = _chunks(slot, digest, size)
+            self._files[inode] = _File(slot, digest, size, chunks)
+            if chunks is None:
+                log.info("%s: the blob %s is served past the cache", slot.label, digest.hex())
         # Kept: overlayfs asks again for what is not, and another inode would be ESTALE.
         return self._found(inode, FOREVER)
 
@@ -275,17 +293,22 @@ class FaultLayer(pyfuse3.Operations):
         file = self._files.get(inode)
         if file is None:
             raise FUSEError(errno.EISDIR)
-        why = Why(file.slot, file.digest)
-        descriptor = await file.slot.fetcher.open(file.digest, file.size, why)
+        why, fetcher = Why(file.slot, file.digest), file.slot.fetcher
+        if file.chunks is not None:
+            reader = await fetcher.large.open(file.digest, file.size, file.chunks, why)
+            return FileInfo(fh=self._readers.add(reader), keep_cache=True)
+        descriptor = await fetcher.open(file.digest, file.size, why)
         return FileInfo(fh=FileHandleT(descriptor), keep_cache=True)
 
     @answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return os.pread(fh, size, off)
+        reader = self._readers.get(fh)
+        return os.pread(fh, size, off) if reader is None else await reader.read(off, size)
 
     @answered
     async def release(self, fh: FileHandleT) -> None:
-        os.close(fh)
+        if not self._readers.close(fh):
+            os.close(fh)
 
     @answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
@@ -305,6 +328,15 @@ class FaultLayer(pyfuse3.Operations):
         data.f_bsize = data.f_frsize = 4096
         data.f_namemax = 255
         return data
+
+
+def _chunks(slot: Slot, digest: Digest, size: int) -> Chunks | None:
+    return slot.named.chunks_of(digest) if size > LARGE else None
+
+
+async def _let_go(cache: Cache, _digest: Digest) -> None:
+    """Make overlays look again for a blob that was read through us and is an object now."""
+    await trio.to_thread.run_sync(let_go, cache.root, abandon_on_cancel=True)
 
 
 def _inode(slot: int, layer: int, depth: int, digits: int) -> InodeT:

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from aysfs.cache.images import CachedImage, ImageCache
+from aysfs.chunks import Chunks
 from aysfs.digest import Digest
 from aysfs.errors import ImageDamaged
 from aysfs.image import ImageTree
@@ -71,6 +72,17 @@ class OpenedLists:
             record = image.index.find(digest)
             if record is not None:
                 return record.size
+        return None
+
+    def chunks_of(self, digest: Digest) -> Chunks | None:
+        """What the blob is read by in parts, where the lists say."""
+        for image, tree in zip(self._images, self._trees, strict=True):
+            record = image.index.find(digest)
+            if record is not None:
+                try:
+                    return tree.chunks(tree.node_of(record.directory, record.ordinal))
+                except ImageDamaged:
+                    return None
         return None
 
     def path_of(self, digest: Digest) -> str:

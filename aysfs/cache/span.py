@@ -1,0 +1,168 @@
+"""Neighbouring chunks of a large blob on their way in one request, and the sink that takes them.
+
+Serves ``chunks``. A span knows who waits for which chunk, and how far it is; its sink verifies each
+chunk and keeps it, in the event loop or in the thread of a store.
+"""
+
+import threading
+from collections.abc import Sequence
+
+import trio
+
+from aysfs import digest as digests
+from aysfs.cache.flights import InFlight
+from aysfs.cache.partial import Partial
+from aysfs.cache.usage import on_disk
+from aysfs.errors import AysfsError, Corrupt
+
+
+class Span:
+    """Some neighbouring chunks on their way, in one request."""
+
+    def __init__(
+        self, partial: Partial, first: int, count: int, last: int, why: object, deadline: float
+    ) -> None:
+        """Up to chunk ``last`` somebody waits for them, ``deadline`` seconds without progress."""
+        self.partial = partial
+        self.first = first
+        self.count = count
+        self.why = why
+        self.reserved = self.fetched = 0
+        self._deadline = deadline
+        self.scope = trio.CancelScope()
+        self.is_dropped = False
+        self._needed = max(0, min(count, last + 1 - first))
+        self._waiting = 0
+        self._since = 0.0  # when the first began to wait
+        self._error: AysfsError | None = None
+        self._is_over = False
+        self._news = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread = threading.get_ident()
+        self.moved()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether somebody waited for one of them when it began."""
+        return self._needed > 0
+
+    @property
+    def start(self) -> int:
+        """Where in the blob they begin."""
+        return self.first * self.partial.chunks.size
+
+    @property
+    def length(self) -> int:
+        """Their bytes."""
+        return sum(self.lengths)
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """The bytes of each."""
+        partial = self.partial
+        return [
+            partial.chunks.length(number, partial.size)
+            for number in range(self.first, self.first + self.count)
+        ]
+
+    @property
+    def room(self) -> int:
+        """What they take on the disk."""
+        return sum(map(on_disk, self.lengths))
+
+    def told_of(self, now: float) -> InFlight:
+        """For ``status``."""
+        waited = now - self._since if self._waiting else 0.0
+        return InFlight(
+            self.partial.digest, self.length, self.fetched, self._waiting, waited, self.why
+        )
+
+    def drop(self) -> None:
+        """Nobody wants them any more."""
+        self.is_dropped = True
+        self.scope.cancel()
+
+    def shrink(self) -> None:
+        """Only what somebody waits for."""
+        self.count = self._needed
+
+    async def landed(self, number: int) -> None:
+        """Wait for one of the chunks, or for the end; raises the error that ended it."""
+        self._waiting += 1
+        self._since = self._since or trio.current_time()
+        try:
+            while not self._is_over and not self.partial.has(number):
+                await self._news.wait()
+        finally:
+            self._waiting -= 1
+        if self._error is not None and not self.partial.has(number):
+            raise self._error
+
+    def here(self, taken: int, length: int) -> None:
+        """A chunk was written, which took so much of the room. From any thread."""
+        self.reserved -= taken
+        self.fetched += length
+        if threading.get_ident() == self._thread:
+            self._tell()
+        else:
+            self._token.run_sync_soon(self._tell, idempotent=True)
+
+    def ended(self, error: AysfsError | None) -> None:
+        """No more will come; ``error`` is for those who still wait, without one they ask again."""
+        if not self._is_over:
+            self._is_over, self._error = True, error
+        self._tell()
+
+    def moved(self) -> None:
+        """There is progress: the deadline begins anew."""
+        self.scope.deadline = trio.current_time() + self._deadline
+
+    def _tell(self) -> None:
+        self.moved()
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+
+class SpanSink:
+    """Takes the bytes of a span, and keeps each chunk that is right."""
+
+    def __init__(self, span: Span, descriptor: int) -> None:
+        self._span = span
+        self._partial = span.partial
+        self._descriptor = descriptor
+        self._number = span.first
+        self._rest = bytearray()  # of a chunk that is not whole yet
+
+    def write(self, data: bytes | memoryview, /) -> None:
+        view = memoryview(data)
+        while view:
+            if self._number >= self._span.first + self._span.count:
+                raise Corrupt(f"blob {self._partial.digest.hex()}: more bytes than were asked for")
+            length = self._partial.chunks.length(self._number, self._partial.size)
+            piece = view[: length - len(self._rest)]
+            view = view[len(piece) :]
+            if len(piece) == length:
+                self._take(piece)
+            else:
+                self._rest += piece
+                if len(self._rest) == length:
+                    whole, self._rest = self._rest, bytearray()
+                    self._take(memoryview(whole))
+
+    def restart(self) -> None:
+        self._number = self._span.first
+        self._rest.clear()
+
+    def check_whole(self) -> None:
+        """Corrupt unless all bytes came."""
+        if self._number != self._span.first + self._span.count:
+            raise Corrupt(f"blob {self._partial.digest.hex()}: fewer bytes than were asked for")
+
+    def _take(self, data: memoryview) -> None:
+        partial, number = self._partial, self._number
+        if digests.of(data) != partial.digest_of(number):
+            raise Corrupt(f"blob {partial.digest.hex()}: chunk {number} has wrong bytes")
+        if not partial.has(number):
+            partial.put(self._descriptor, number, data)
+            self._span.here(on_disk(len(data)), len(data))
+        self._number += 1
