@@ -139,7 +139,7 @@ async def open_fetcher(
     """A fetch service for the length of the block; flights under way end with it."""
     async with trio.open_nursery() as nursery:
         flights = Flights(deadline, store.label)
-        crew = Crew(cache, store, flights)
+        crew = Crew(cache, store, flights, nursery)
         nursery.start_soon(flights.watch)
         for _ in range(parallel):
             nursery.start_soon(crew.work)

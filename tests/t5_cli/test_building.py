@@ -105,6 +105,22 @@ def test_a_build_publishes_the_image_of_its_list_also_where_nothing_changed(
     assert json.loads(image.read_bytes()) == {"version": 1}
 
 
+def test_a_build_publishes_packs_also_where_nothing_changed(builds: Builds) -> None:
+    builds.ok("--no-verify", "--no-packs")
+    note = builds.host.root / f"store/dedupe/md/{builds.name}.packs"
+    assert not note.exists()
+    done = builds.build("--no-verify")
+    assert "nothing changed" in done.out
+    assert " blobs (11 B) are in 1 packs (" in done.err
+    told = note.read_bytes()
+    assert " packs (0 B) were new" in builds.build("--no-verify", "--force").err
+    assert json.loads(note.read_bytes())["index"] == json.loads(told)["index"]
+    assert note.read_bytes() != told  # times are the list's, and no pack's
+    builds.host.ok("store", "check", "--deep")
+    builds.ok("--no-verify", "--force", "--no-packs")
+    assert json.loads(note.read_bytes()) == {"version": 1}
+
+
 def test_a_build_is_verified_published_recorded_and_then_skipped(builds: Builds) -> None:
     first = builds.build()
     assert first.code == 0, first.err
