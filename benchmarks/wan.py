@@ -164,7 +164,7 @@ def profiled(service: Service) -> Service:
 @cache
 def started_blobs(service: Service) -> tuple[Path, ...]:
     """The blobs that a start reads, by doing it beside the store."""
-    alone = service._replace(name=BARE) if service.store == "python" else service
+    alone = service._replace(name=BARE)  # with packs, more than what is read would come
     published(alone)
     where = fresh()
     with mounted(alone.name, "--store", alone.folder, "--cache", where, *prefetch("none")):

@@ -1,6 +1,7 @@
 """The text of profiles: written as read, damages refused, runs merged."""
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -30,12 +31,21 @@ TEXT = (
 )
 PROFILE = Profile(3, (Read(A, 1, 0, 3), Read(B, 4096, 12, 1), Read(C, 9, 12, 2)))
 CASES = 4000
+GOLDEN = Path(__file__).parent.parent / "golden/profiles/three-runs.profile"
 
 
 def test_the_text_of_a_profile() -> None:
     assert PROFILE.to_bytes() == TEXT
     assert parse(TEXT, "x") == PROFILE
     assert PROFILE.size == 1 + 4096 + 9
+
+
+def test_the_golden_profile_is_read_and_written_as_it_is() -> None:
+    data = GOLDEN.read_bytes()
+    found = parse(data, GOLDEN.name)
+    assert found.to_bytes() == data
+    assert [one.runs for one in found.reads] == [3, 1, 2, 3]
+    assert [one.milliseconds for one in found.reads] == [0, 12, 12, MAX_MILLISECONDS]
 
 
 def test_a_profile_of_nothing() -> None:
