@@ -85,7 +85,11 @@ class Crew:
     async def _accompany(self, course: Course) -> None:
         """Bring what is left of the neighbourhood of a miss, which is on its way by now."""
         try:
-            while (segment := course.next(LONGEST_REACH)) is not None:
+            while not course.is_over:
+                segment = course.next(LONGEST_REACH)
+                if segment is None:
+                    await trio.lowlevel.checkpoint()
+                    continue
                 carried = await self.carry(segment, _BESIDE)
                 if carried.outcome is not Outcome.DONE:
                     return
