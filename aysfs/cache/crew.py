@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import trio
 
-from aysfs.cache.blobs import Cache, Insertion
+from aysfs.cache.blobs import Cache
 from aysfs.cache.carry import Arrival, Carry
 from aysfs.cache.eviction import make_room
 from aysfs.cache.flights import Flight, Flights
+from aysfs.cache.insertion import Insertion
 from aysfs.cache.packs import LONGEST_REACH, Around, Course, Packs, Segment
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoRanges, NoSpace, StoreTrouble
