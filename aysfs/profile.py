@@ -5,7 +5,7 @@ Serves whoever records, keeps or prefetches. Owns the text of the note `<service
 
     #profile 1
     #runs 3
-    <md5>|<size>|<milliseconds from the mount to the first read>|<runs that read it>
+    <md5>|<size>|<milliseconds from the run's first read to this one>|<runs that read it>
 
 A profile speaks of blobs and of no list, so it outlives the versions of a service. It is a hint:
 whoever uses one ignores the digests that its list does not have, and trusts no size in it.
@@ -36,7 +36,7 @@ _READ = re.compile(rb"([0-9a-f]{32})\|" + rb"\|".join([_NUMBER] * 3)).fullmatch
 
 
 class Read(NamedTuple):
-    """The first read of a blob: how long after the mount, and in how many runs it came."""
+    """The first read of a blob: how long after the first of all, and in how many runs it came."""
 
     digest: Digest
     size: int
@@ -127,15 +127,20 @@ def _read(line: bytes) -> Read | None:
     return Read(Digest(bytes.fromhex(found[1].decode())), size, milliseconds, runs)
 
 
-def of_runs(runs: Sequence[Iterable[Read]]) -> Profile:
+def of_runs(runs: Sequence[Sequence[Read]]) -> Profile:
     """The profile of at least one run, each with its reads in their order.
 
-    A blob's time is the median of the runs that read it.
+    A blob's time is the median of the runs that read it. Times may count from anywhere: from a
+    run's first read on they can be compared with those of another.
     """
     found: defaultdict[Digest, list[Read]] = defaultdict(list)
     for run in runs:
-        for digest, reads in {one.digest: one for one in reversed(list(run))}.items():
-            found[digest].append(reads)
+        firsts: dict[Digest, Read] = {}
+        for one in run:
+            firsts.setdefault(one.digest, one)
+        began = min((one.milliseconds for one in firsts.values()), default=0)
+        for digest, one in firsts.items():
+            found[digest].append(one._replace(milliseconds=one.milliseconds - began))
     order = [one.digest for run in runs for one in run]
     return _in_order(
         len(runs),

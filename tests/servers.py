@@ -258,6 +258,18 @@ class Nginx:
             self._process.wait(PATIENCE)
             self._process = None
 
+    def pause(self) -> None:
+        """Let it answer nobody, and keep every connection."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def __enter__(self) -> "Nginx":
         return self.start()
 

@@ -40,9 +40,11 @@ from aysfs.errors import AysfsError, BadRecipe, BuildFailed, ServerTrouble, Stor
 from aysfs.flist.entry import Entry, Header
 from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName
+from aysfs.profile import Profile
 from aysfs.publish.frames import FrameSpool
 from aysfs.publish.image import add_image
 from aysfs.publish.packs import add_packs
+from aysfs.publish.profile import publish_built
 from aysfs.publish.put import put_missing
 from aysfs.publish.stream import TarTree, publish_list
 from aysfs.store.claims import Claim
@@ -83,9 +85,10 @@ class Built(NamedTuple):
 Own = Callable[[Container], None]
 """Told of each container, so that an interruption removes it."""
 
-Prove = Callable[[Docker, str, Template, Path, BuildLog, Own], None]
+Prove = Callable[[Docker, str, Template, Path, BuildLog, Own], Profile | None]
 """Checks a build before it is published: the engine and image that it was made with, its
-template, and its list as a file, whose blobs are in the stores. Raises VerifyFailed."""
+template, and its list as a file, whose blobs are in the stores. Raises VerifyFailed. What the
+start of the service read, where the check started it."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +192,15 @@ class Job:
         with tempfile.TemporaryDirectory(prefix="aysfs-build-") as folder:
             file = Path(folder) / f"{self._name}.flist"
             sha256 = _write(file, header, entries)
+            profile = None
             if self._workshop.prove is not None:
-                self._workshop.prove(self._server, image, self._template, file, log, self._own)
+                profile = self._workshop.prove(
+                    self._server, image, self._template, file, log, self._own
+                )
         with log.step(f"publish {self._name}"):
+            if profile is not None:  # before the list, which start packs follow
+                known = {entry.digest for entry in entries}
+                self._await(publish_built, self._workshop.stores, self._name, profile, known)
             publish = partial(publish_list, image=self._workshop.options.tree_image, frames=frames)
             packed = self._await(publish, self._claims, self._name, header, entries)
             self._await(self.let_go)

@@ -45,6 +45,8 @@ class Mount(NamedTuple):
     point: Path
     tops: tuple[bytes, ...] = ()
     """What a tree based at `/` holds, each bound to its own path for binaries and the own check."""
+    starting: Callable[[], object] = lambda: None
+    """Told when every file was looked at, and what comes next starts the service."""
 
     @property
     def home(self) -> str:
@@ -115,6 +117,7 @@ def check(
             binaries = None
         findings += missing or []
     if spec is not None and not findings:
+        mount.starting()
         findings += _own_check(container, spec, log)
     if findings:
         raise VerifyFailed(

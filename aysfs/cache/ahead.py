@@ -108,14 +108,15 @@ class Ahead:
     async def _go(
         self, course: Course, going: Going, number: int, everybody: trio.CancelScope
     ) -> None:
-        while True:
+        while not course.is_over:
             most = await self._pace.allow()
             if number and self._polite:
                 await self._fetcher.calm()
             segment = course.next(most)  # what it plans is boarded before anybody else can run
             going.done = course.passed
             if segment is None:
-                return
+                await trio.lowlevel.checkpoint()
+                continue
             self._pace.spend(segment.length)
             carried = await self._fetcher.crew.carry(segment, going.what)
             self._pace.learn(carried)
@@ -138,20 +139,25 @@ class Ahead:
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         await trio.sleep(pause)
 
-    async def fetch_singly(self, blobs: Iterator[tuple[bytes, Digest, int]], going: Going) -> None:
-        """Have these in the cache one by one, but for what fails. Ends when the cache is full."""
+    async def fetch_singly(
+        self, blobs: Iterator[tuple[Digest, int]], going: Going, most: int = SIDE_BY_SIDE
+    ) -> None:
+        """Have these in the cache by a request each, but for what fails; ``most`` at once.
+
+        Ends when the cache is full.
+        """
         going.state = "fetching"
         async with trio.open_nursery() as nursery:
-            for _ in range(SIDE_BY_SIDE):
+            for _ in range(most):
                 nursery.start_soon(self._fetch_some, blobs, going, nursery.cancel_scope)
         if going.state == "fetching":
             going.state = "done"
 
     async def _fetch_some(
-        self, blobs: Iterator[tuple[bytes, Digest, int]], going: Going, everybody: trio.CancelScope
+        self, blobs: Iterator[tuple[Digest, int]], going: Going, everybody: trio.CancelScope
     ) -> None:
         fetcher = self._fetcher
-        for number, (_, digest, size) in enumerate(blobs):
+        for number, (digest, size) in enumerate(blobs):
             going.done += size
             if not fetcher.crew.is_wanted(digest, size):
                 if number % _AT_ONCE == 0:

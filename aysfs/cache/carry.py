@@ -1,26 +1,28 @@
 """Many blobs by one request: a segment of a pack, asked for, taken apart and taken in.
 
-Serves the fetch service. Owns the bytes of a segment on their way. A pack is believed no further
-than each blob's own digest: what a frame gives is hashed as any other bytes are on their way in.
+Serves the crew of the fetch service. Owns the bytes of a segment on their way; each blob is taken
+in as soon as its frame is here. A pack is believed no further than each blob's own digest: what a
+frame gives is hashed as any other bytes are on their way in.
 """
 
-import mmap
+import os
+import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import BinaryIO, NamedTuple
+from bisect import bisect_right
+from typing import BinaryIO, NamedTuple, Protocol
 
 import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import make_room
 from aysfs.cache.packs import Frame, Segment
-from aysfs.errors import AysfsError, Corrupt, NoSpace
+from aysfs.errors import AysfsError, Corrupt, NoSpace, first_of
 from aysfs.pack.expand import expand, expand_to
 from aysfs.store.protocol import Store
 
 _HELD = 8 << 20  # stored bytes in memory; more are in a file without a name
 _STREAMED = 1 << 20  # a blob above it is never in memory as a whole
+_AT_ONCE = 32 << 10  # bytes of blobs that are taken in by the event loop: a thread costs more
 
 
 class Arrival(NamedTuple):
@@ -28,6 +30,19 @@ class Arrival(NamedTuple):
 
     descriptor: int | None = None
     error: AysfsError | None = None
+
+
+class Party(Protocol):
+    """Those who wait for the frames of a segment, by a frame's number."""
+
+    def is_read(self, number: int) -> bool:
+        """Whether somebody wants to read the blob."""
+
+    def is_asked(self, number: int) -> bool:
+        """Whether anybody waits for it: only then is anything evicted."""
+
+    def arrived(self, number: int, arrival: Arrival) -> None:
+        """In the event loop, and at most once for each frame."""
 
 
 class Carry:
@@ -39,34 +54,55 @@ class Carry:
         self.latency = self.seconds = 0.0
         """From asking to the first and to the last byte."""
         self._asked = time.monotonic()
-        self._data = bytearray()
-        self._file: BinaryIO | None = None
+        self._bytes: _Held | _Filed = _Held(0)
+        self._ends = [frame.start + frame.stored for frame in segment.frames]
+        self._taken = 0  # frames
+        self._news = trio.Event()
+        self._ended = False
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread = threading.get_ident()
 
     def write(self, data: bytes | memoryview, /) -> None:
         """Take the next bytes."""
         self.seconds = time.monotonic() - self._asked
         self.latency = self.latency or self.seconds
-        self.progress += len(data)
-        if self.progress > self.segment.length:
+        if self.progress + len(data) > self.segment.length:
             raise Corrupt(f"pack {self.segment.pack.digest.hex()}: more bytes than were asked for")
-        if self._file is None:
-            self._data += data
-        else:
-            self._file.write(data)
+        self._bytes.put(self.progress, data)
+        self.progress += len(data)
+        if self._taken < len(self._ends) and self._ends[self._taken] <= self.progress:
+            if threading.get_ident() == self._thread:
+                self._tell()
+            else:
+                self._token.run_sync_soon(self._tell, idempotent=True)
 
     def restart(self) -> None:
         """Begin again with the first byte."""
         self.progress = 0
-        self._data.clear()
-        if self._file is not None:
-            self._file.seek(0)
-            self._file.truncate()
 
-    async def receive(self, store: Store, cache: Cache) -> None:
-        """Have all bytes. Raises as ``get`` and ``get_range`` do."""
+    def _tell(self) -> None:
+        self._news.set()
+
+    async def bring(
+        self, store: Store, cache: Cache, party: Party, threads: trio.CapacityLimiter
+    ) -> None:
+        """Have the blobs of all frames in the cache. Raises as ``get`` and ``get_range`` do."""
+        length = self.segment.length
+        self._bytes = _Held(length) if length <= _HELD else _Filed(cache.nameless_file())
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._take_in_all, cache, party, threads)
+                await self._receive(store)
+                self._ended = True
+                self._tell()
+        # Not `except*`: Python 3.11.2, Debian's, would wrap what is raised.
+        except BaseExceptionGroup as group:
+            raise first_of(group) from None
+        finally:
+            self._bytes.close()
+
+    async def _receive(self, store: Store) -> None:
         pack, start, length, _ = self.segment
-        if length > _HELD:
-            self._file = cache.nameless_file()
         if length == pack.size:
             await store.get(pack.digest, pack.size, self)
         else:
@@ -74,44 +110,81 @@ class Carry:
         if self.progress != length:
             raise Corrupt(f"pack {pack.digest.hex()}: {self.progress} bytes came of {length}")
 
-    async def take_in(self, cache: Cache, is_read: "Asked", is_asked: "Asked") -> list[Arrival]:
-        """Have the blobs of the frames in the cache, each verified; what became of them, in order.
+    async def _take_in_all(self, cache: Cache, party: Party, threads: trio.CapacityLimiter) -> None:
+        while True:
+            await self._news.wait()
+            self._news = trio.Event()
+            if self._ended:
+                self._news.set()
+            here = bisect_right(self._ends, self.progress)
+            if here > self._taken:
+                await self._take_in(range(self._taken, here), cache, party, threads)
+                self._taken = here
+            elif self._ended:
+                return
 
-        ``is_read`` says of a frame's number whether somebody wants to read it, ``is_asked`` whether
-        anybody waits: only then is anything evicted for it. Not abandoned when cancelled: it is
-        over soon, and what it opened would be lost.
-        """
-        return await trio.to_thread.run_sync(self._take_in, cache, is_read, is_asked)
+    async def _take_in(
+        self, numbers: range, cache: Cache, party: Party, threads: trio.CapacityLimiter
+    ) -> None:
+        size = sum(self.segment.frames[number].size for number in numbers)
+        if size <= _AT_ONCE and cache.usage.has_room(size):
+            arrivals = self._arrivals(numbers, cache, party)
+        else:
+            # Not abandoned when cancelled: it is over soon, and what it opened would be lost.
+            arrivals = await trio.to_thread.run_sync(
+                self._arrivals, numbers, cache, party, limiter=threads
+            )
+        for number, arrival in zip(numbers, arrivals, strict=True):
+            party.arrived(number, arrival)
 
-    def close(self) -> None:
-        """Let go of the bytes."""
-        self._data = bytearray()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _take_in(self, cache: Cache, is_read: "Asked", is_asked: "Asked") -> list[Arrival]:
+    def _arrivals(self, numbers: range, cache: Cache, party: Party) -> list[Arrival]:
         arrivals = []
-        with ExitStack() as opened:
-            data = opened.enter_context(self._view(opened))
-            for number, frame in enumerate(self.segment.frames):
-                try:
-                    taker = _Taker(cache, frame, make_way=is_asked(number))
-                    with data[frame.start : frame.start + frame.stored] as part:
-                        arrivals.append(Arrival(taker.take(part, opens=is_read(number))))
-                except AysfsError as error:
-                    arrivals.append(Arrival(error=error))
+        for number in numbers:
+            frame = self.segment.frames[number]
+            try:
+                taker = _Taker(cache, frame, make_way=party.is_asked(number))
+                with self._bytes.part(frame.start, frame.stored) as part:
+                    arrivals.append(Arrival(taker.take(part, opens=party.is_read(number))))
+            except AysfsError as error:
+                arrivals.append(Arrival(error=error))
         return arrivals
 
-    def _view(self, opened: ExitStack) -> memoryview:
-        if self._file is None:
-            return memoryview(self._data)
-        self._file.flush()
-        mapped = mmap.mmap(self._file.fileno(), self.segment.length, prot=mmap.PROT_READ)
-        return memoryview(opened.enter_context(mapped))
+
+class _Held:
+    """Bytes in memory, of a number that is known."""
+
+    def __init__(self, length: int) -> None:
+        self._data = bytearray(length)
+
+    def put(self, at: int, data: bytes | memoryview) -> None:
+        self._data[at : at + len(data)] = data
+
+    def part(self, start: int, length: int) -> memoryview:
+        return memoryview(self._data)[start : start + length]
+
+    def close(self) -> None:
+        self._data = bytearray()
 
 
-Asked = Callable[[int], bool]
+class _Filed:
+    """Bytes in a file. Not mapped: a full disk must be an OSError, not a SIGBUS."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def put(self, at: int, data: bytes | memoryview) -> None:
+        try:
+            while data:
+                count = os.pwrite(self._file.fileno(), data, at)
+                at, data = at + count, data[count:]
+        except OSError as error:
+            raise NoSpace(f"a pack on its way cannot be kept: {error.strerror}") from error
+
+    def part(self, start: int, length: int) -> memoryview:
+        return memoryview(os.pread(self._file.fileno(), length, start))
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _Taker:

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import trio
 
-from aysfs.cache.blobs import Cache, Insertion
+from aysfs.cache.blobs import Cache
 from aysfs.cache.carry import Arrival, Carry
 from aysfs.cache.eviction import make_room
 from aysfs.cache.flights import Flight, Flights
-from aysfs.cache.packs import Packs, Segment
+from aysfs.cache.insertion import Insertion
+from aysfs.cache.packs import LONGEST_REACH, Around, Course, Packs, Segment
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoRanges, NoSpace, StoreTrouble
 from aysfs.store.protocol import Store
@@ -24,6 +25,8 @@ from aysfs.store.protocol import Store
 log = logging.getLogger(__name__)
 
 _BESIDE = "next to what is read"
+_MOST_BESIDE = 4
+_THREADS = 2  # that take in what comes in packs: more make files in one directory, by turns
 _SLOWEST_DISK = 10_000_000  # bytes a second that hashing a doubtful entry may be slow to
 
 
@@ -49,11 +52,15 @@ class Carried(NamedTuple):
 class Crew:
     """Brings blobs from a store into a cache."""
 
-    def __init__(self, cache: Cache, store: Store, flights: Flights) -> None:
+    def __init__(self, cache: Cache, store: Store, flights: Flights, nursery: trio.Nursery) -> None:
+        """What accompanies a miss runs in ``nursery``."""
         self.packs = Packs()
         self._cache = cache
         self._store = store
         self._flights = flights
+        self._nursery = nursery
+        self._threads = trio.CapacityLimiter(_THREADS)
+        self._beside = 0  # tasks that fetch neighbours of misses
 
     async def work(self) -> None:
         """One of the crew: fly what waits, for ever."""
@@ -61,17 +68,34 @@ class Crew:
             with trio.CancelScope() as scope:
                 while not scope.cancel_called:  # by a stall
                     flight = await self._flights.next()
-                    segment = self._segment(flight)
-                    if segment is None:
+                    around = self._around(flight)
+                    if around is None:
                         flight.scope = scope
                         await self._fly(flight)
-                    else:
-                        await self._carry(segment, _BESIDE, scope, ahead=False)
+                        continue
+                    if self._beside < _MOST_BESIDE:
+                        self._beside += 1
+                        self._nursery.start_soon(self._accompany, around.rest)
+                    await self._carry(around.segment, _BESIDE, scope, ahead=False)
 
-    def _segment(self, flight: Flight) -> Segment | None:
+    def _around(self, flight: Flight) -> Around | None:
         if flight.alone or self._cache.is_doubtful(flight.digest):
             return None
         return self.packs.around(flight.digest, flight.size, self.is_wanted)
+
+    async def _accompany(self, course: Course) -> None:
+        """Bring what is left of the neighbourhood of a miss, which is on its way by now."""
+        try:
+            while not course.is_over:
+                segment = course.next(LONGEST_REACH)
+                if segment is None:
+                    await trio.lowlevel.checkpoint()
+                    continue
+                carried = await self.carry(segment, _BESIDE)
+                if carried.outcome is not Outcome.DONE:
+                    return
+        finally:
+            self._beside -= 1
 
     # --- one by one --------------------------------------------------------------------------
 
@@ -148,24 +172,19 @@ class Crew:
         carry = Carry(segment)
         blobs = [(frame.digest, frame.size) for frame in segment.frames]
         flights = self._flights.board(blobs, carry, why, scope, ahead=ahead)
+        party = _Party(flights, self._flights, self._cache)
         try:
-            outcome = await self._bring(carry, flights)
+            outcome = await self._bring(carry, party)
             return Carried(outcome, carry.progress, carry.latency, carry.seconds)
         finally:
-            carry.close()
             for flight in flights:
                 if not flight.done.is_set():
                     self._flights.let_off(flight)
 
-    async def _bring(self, carry: Carry, flights: Sequence[Flight]) -> Outcome:
+    async def _bring(self, carry: Carry, party: "_Party") -> Outcome:
         name = carry.segment.pack.digest.hex()
         try:
-            await carry.receive(self._store, self._cache)
-            arrivals = await carry.take_in(
-                self._cache,
-                is_read=lambda number: flights[number].readers > 0,
-                is_asked=lambda number: flights[number].is_asked_for,
-            )
+            await carry.bring(self._store, self._cache, party, self._threads)
         except NoRanges:
             self.packs.whole_only = True
             return Outcome.NO_RANGES
@@ -178,28 +197,47 @@ class Crew:
         except Exception:  # a bug in a store must fail these blobs, not the mount
             log.exception("pack %s", name)
             return Outcome.TROUBLE
-        return self._take_off(carry.segment, flights, arrivals)
-
-    def _take_off(
-        self, segment: Segment, flights: Sequence[Flight], arrivals: Sequence[Arrival]
-    ) -> Outcome:
-        """End the flights whose blobs are here. The others are let off afterwards."""
-        outcome = Outcome.DONE
-        for flight, arrival in zip(flights, arrivals, strict=True):
-            if isinstance(arrival.error, NoSpace):
-                outcome = Outcome.FULL
-            elif arrival.error is not None:
-                self._distrust(segment, arrival.error)
-                outcome = Outcome.DAMAGED
-            else:
-                descriptor = arrival.descriptor
-                if descriptor is None and flight.readers:  # who came while it was taken in
-                    descriptor = self._cache.open(flight.digest, flight.size)
-                    if descriptor is None:
-                        continue
-                self._flights.arrived(flight, descriptor)
-        return outcome
+        finally:
+            if party.damage is not None:
+                self._distrust(carry.segment, party.damage)
+        if party.damage is not None:
+            return Outcome.DAMAGED
+        return Outcome.FULL if party.is_refused else Outcome.DONE
 
     def _distrust(self, segment: Segment, error: AysfsError) -> None:
         if self.packs.distrust(segment.pack.digest):
             log.warning("pack %s is not used: %s", segment.pack.digest.hex(), error)
+
+
+class _Party:
+    """The flights of a segment: who of them is waited for, and what becomes of each.
+
+    One whose blob does not come is left for ``let_off``.
+    """
+
+    def __init__(self, members: Sequence[Flight], flights: Flights, cache: Cache) -> None:
+        self.damage: AysfsError | None = None
+        """What is wrong with the pack."""
+        self.is_refused = False  # the cache had no room for one of them
+        self._members = members
+        self._flights = flights
+        self._cache = cache
+
+    def is_read(self, number: int) -> bool:
+        return self._members[number].readers > 0
+
+    def is_asked(self, number: int) -> bool:
+        return self._members[number].is_asked_for
+
+    def arrived(self, number: int, arrival: Arrival) -> None:
+        flight, descriptor = self._members[number], arrival.descriptor
+        if isinstance(arrival.error, NoSpace):
+            self.is_refused = True
+        elif arrival.error is not None:
+            self.damage = self.damage or arrival.error
+        else:
+            if descriptor is None and flight.readers:  # who came while it was taken in
+                descriptor = self._cache.open(flight.digest, flight.size)
+                if descriptor is None:
+                    return
+            self._flights.arrived(flight, descriptor)

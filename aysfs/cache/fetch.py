@@ -56,12 +56,12 @@ class Fetcher:
             return descriptor
         return await self.open_fetched(digest, size, why)
 
-    async def open_fetched(self, digest: Digest, size: int, why: object = "") -> int:
-        """As ``open``, for whom ``open_at_once`` has just had nothing."""
+    async def open_fetched(self, digest: Digest, size: int, why: object = "", who: int = 0) -> int:
+        """As ``open``, for whom ``open_at_once`` has just had nothing. ``who`` is a process."""
         flight = self._flights.wanted(digest, size, why)
         flight.readers += 1
         try:
-            await flight.landed()
+            await flight.landed(who)
             if flight.readers == 1 and flight.descriptor is not None:
                 mine, flight.descriptor = flight.descriptor, None
                 return mine
@@ -71,8 +71,8 @@ class Fetcher:
             flight.readers -= 1
             flight.settle()
 
-    async def ensure(self, digest: Digest, size: int, why: object = "") -> bool:
-        """Have the blob in the cache; raises as ``open``.
+    async def ensure(self, digest: Digest, size: int, why: object = "", who: int = 0) -> bool:
+        """Have the blob in the cache; raises as ``open``. ``who`` is a process.
 
         Whether this call brought it: it was not here, nor on its way for somebody else.
         """
@@ -84,7 +84,7 @@ class Fetcher:
             return True
         flight = self._flights.wanted(digest, size, why)
         is_new = self.counters.misses != before
-        await flight.landed()
+        await flight.landed(who)
         return is_new
 
     def start(self, digest: Digest, size: int, why: object, landed: Landed) -> bool:
@@ -154,7 +154,7 @@ async def open_fetcher(
     """A fetch service for the length of the block; flights under way end with it."""
     async with trio.open_nursery() as nursery:
         flights = Flights(deadline, store.label)
-        crew = Crew(cache, store, flights)
+        crew = Crew(cache, store, flights, nursery)
         fetcher = Fetcher(cache, store, flights, crew, nursery)
         nursery.start_soon(flights.watch)
         for _ in range(parallel):

@@ -38,6 +38,7 @@ class InFlight(NamedTuple):
     waiting: int  # readers
     waited: float
     why: object
+    who: tuple[int, ...] = ()  # processes that wait, as far as they are known
 
     def to_values(self) -> dict[str, object]:
         """Plain values, for the answer to ``status``."""
@@ -48,6 +49,7 @@ class InFlight(NamedTuple):
             "waiting": self.waiting,
             "waited": round(self.waited, 3),
             "why": str(self.why),
+            "who": sorted(set(self.who)),
         }
 
 
@@ -73,6 +75,7 @@ class Flight:
     done: trio.Event = field(default_factory=trio.Event)
     told: list[Landed] = field(default_factory=list)
     waiting: int = 0  # tasks
+    who: list[int] = field(default_factory=list)  # for which processes
     readers: int = 0  # those of them that want the descriptor; the last one out closes it
     since: float = 0.0  # when somebody began to wait; 0 when nobody did
     queued: bool = False  # for the crew
@@ -91,14 +94,16 @@ class Flight:
         """Whether anybody would miss it."""
         return bool(self.waiting or self.told)
 
-    async def landed(self) -> None:
-        """Wait for the end of the flight; raises its error."""
+    async def landed(self, who: int = 0) -> None:
+        """Wait for the end of the flight, for a process if it is known; raises its error."""
         self.waiting += 1
         self.since = self.since or trio.current_time()
+        self.who.append(who)
         try:
             await self.done.wait()
         finally:
             self.waiting -= 1
+            self.who.remove(who)
         if self.error is not None:
             raise self.error
 
@@ -119,7 +124,8 @@ class Flight:
         """For ``status``."""
         here = 0 if self.carrier is None or self.shared else self.carrier.progress
         waited = now - self.since if self.waiting else 0.0
-        return InFlight(self.digest, self.size, here, self.waiting, waited, self.why)
+        who = tuple(filter(None, self.who))
+        return InFlight(self.digest, self.size, here, self.waiting, waited, self.why, who)
 
 
 class Flights:

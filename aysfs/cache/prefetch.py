@@ -18,16 +18,21 @@ from aysfs.cache.bulk import Progress
 from aysfs.cache.fetch import Fetcher
 from aysfs.cache.modes import ALL, NONE, PACKS
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError
+from aysfs.errors import AysfsError, BlobMissing, Corrupt, PackDamaged
 from aysfs.names import ListRef, ServiceName
 from aysfs.pack.index import PackIndex
 from aysfs.store.packs import PublishedPacks, Start, read_index, read_packs
+from aysfs.store.profile import read_profile
 from aysfs.store.protocol import Held
 
 log = logging.getLogger(__name__)
 
-Blobs = Callable[[], Iterator[tuple[bytes, Digest, int]]]
-"""Path, digest and size of each blob of what is mounted."""
+Blobs = Callable[[], Iterator[tuple[Digest, int]]]
+"""Digest and size of each blob of what is shown."""
+
+_START = "start profile"
+_SINGLES = 8  # blobs of a profile at once: half of the crew is left for readers
+_AT_ONCE = 256  # blobs that are looked at before others may run
 
 
 class Seen(NamedTuple):
@@ -100,12 +105,15 @@ class Prefetch:
                     self._forget(service)
 
     async def _run_round(self, services: Sequence[_Service], ahead: Ahead) -> None:
-        async with trio.open_nursery() as nursery:
-            for service in services:
-                nursery.start_soon(self._serve, service, ahead)
+        try:
+            async with trio.open_nursery() as nursery:
+                for service in services:
+                    nursery.start_soon(self._serve, service, ahead)
+            if self._mode == ALL and self._polite:
+                await self._rest(ahead)
+        except Exception:  # what only hurries must not take a mount down
+            log.exception("fetching ahead")
         self._packs_are_done.set()
-        if self._mode == ALL and self._polite:
-            await self._rest(ahead)
         await trio.sleep_forever()
 
     async def _serve(self, service: _Service, ahead: Ahead) -> None:
@@ -114,8 +122,13 @@ class Prefetch:
         What fails is left to whoever reads it.
         """
         found = await self._note(service)
-        if found is None:
-            return
+        if found is not None:
+            await self._by_packs(service, found, ahead)
+        if not service.indexes and self._mode != PACKS and self._polite:
+            await self._by_profile(service, ahead)
+
+    async def _by_packs(self, service: _Service, found: PublishedPacks, ahead: Ahead) -> None:
+        index = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._check, service, found, nursery.cancel_scope)
             read = trio.Event()
@@ -125,8 +138,34 @@ class Prefetch:
             if index is not None:
                 self._add(service, index)
             read.set()
-        if self._mode == ALL and index in service.indexes:
+        if self._mode == ALL and index is not None and index in service.indexes:
             await self._follow(service, index, ahead, start_pack_only=False)
+
+    async def _by_profile(self, service: _Service, ahead: Ahead) -> None:
+        """What the profile names, singly: there are no packs, or they are of another list."""
+        try:
+            profile = await read_profile(self._store, service.name)
+        except AysfsError as error:
+            log.info("%s: its profile is not used: %s", service.name, error)
+            return
+        if profile is not None:
+            order = [one.digest for one in profile.reads]
+            sizes = await self._sizes(set(order))
+            blobs = [(digest, sizes[digest]) for digest in order if digest in sizes]
+            going = self._told(f"{service.name}: {_START}")
+            await ahead.fetch_singly(iter(blobs), going, _SINGLES)
+
+    async def _sizes(self, digests: Collection[Digest]) -> dict[Digest, int]:
+        """The sizes of those that are of what is shown."""
+        await self._is_known.wait()
+        assert self._shown is not None
+        sizes: dict[Digest, int] = {}
+        for number, (digest, size) in enumerate(self._shown.blobs()):
+            if digest in digests:
+                sizes[digest] = size
+            if number % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        return sizes
 
     async def _note(self, service: _Service) -> PublishedPacks | None:
         try:
@@ -167,8 +206,10 @@ class Prefetch:
     async def _index(self, service: _Service, found: PublishedPacks) -> PackIndex | None:
         try:
             return await read_index(self._store, found)
-        except AysfsError as error:
+        except (BlobMissing, Corrupt, PackDamaged) as error:
             log.warning("%s: its packs are not used: %s", service.name, error)
+        except AysfsError as error:
+            log.info("%s: its packs are not used: %s", service.name, error)
         return None
 
     def _add(self, service: _Service, index: PackIndex) -> None:
@@ -188,7 +229,7 @@ class Prefetch:
         *,
         start_pack_only: bool,
     ) -> None:
-        what = "start profile" if start_pack_only else "all of it"
+        what = _START if start_pack_only else "all of it"
         crew = self._fetcher.crew
         course = crew.packs.course(index, start_pack_only=start_pack_only, wanted=crew.is_wanted)
         await ahead.follow(course, self._told(f"{service.name}: {what}"))

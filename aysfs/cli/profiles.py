@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from aysfs.cli.config import Settings, settings_options
-from aysfs.cli.one_store import as_json_option, closing, service_of, with_stores
+from aysfs.cli.one_store import as_json_option, closing, service_of, waiting, with_stores
+from aysfs.cli.progress import phases
 from aysfs.cli.recording import CommandFailed, Recording
 from aysfs.cli.render import show_error, show_json
 from aysfs.cli.session import end_as_interrupted, run_async, view
@@ -19,7 +20,10 @@ from aysfs.digest import Digest
 from aysfs.errors import AysfsError, Missing
 from aysfs.kernel import mounts
 from aysfs.names import ServiceName
-from aysfs.profile import Profile, Read, merge, of_runs
+from aysfs.profile import Profile, Read, of_runs
+from aysfs.publish.packing import Step
+from aysfs.publish.packs import PackReport, add_packs
+from aysfs.publish.profile import publish_profile
 from aysfs.sizes import size_text
 from aysfs.store.claims import store_time
 from aysfs.store.profile import read_profile, write_profile
@@ -48,6 +52,7 @@ def profile_command() -> None:
 )
 @click.option("--fresh", is_flag=True, help="Forget what was recorded before.")
 @click.option("--no-publish", is_flag=True, help="Write the profile to standard output instead.")
+@click.option("--no-packs", is_flag=True, help="Leave the packs of SERVICE as they are.")
 @click.option(
     "--engine", type=click.Choice(["auto", "overlay", "fuse"]), default="auto", show_default=True
 )
@@ -62,13 +67,15 @@ def record_command(
     runs: int,
     fresh: bool,
     no_publish: bool,
+    no_packs: bool,
     engine: str,
 ) -> None:
     """Run CMD against SERVICE, and publish which blobs it read first, and when.
 
     For root SERVICE is mounted where its list says, and only CMD sees that; for others in a new
     folder, which is the working directory of CMD. AYSFS_ROOT names it. What was recorded before is
-    merged with it. CMD must end by itself; when it fails, its exit code is ours.
+    merged with it, and the packs of SERVICE are made by it. CMD must end by itself; when it fails,
+    its exit code is ours.
     """
     name = service_of(settings, service)
     end_as_interrupted()
@@ -95,6 +102,9 @@ def record_command(
     profile = run_async(partial(_publish, settings, name, profile, fresh, tree))
     shown = _Shown(name, profile, tree)
     click.echo(f"{name}: {shown.summary()}")
+    if not no_packs:
+        with phases("pack") as step:
+            click.echo(f"{name}: {run_async(partial(_pack, settings, name, step)).text}")
 
 
 async def _try(settings: Settings, name: ServiceName, fresh: bool) -> None:
@@ -110,12 +120,15 @@ async def _publish(
 ) -> Profile:
     """Merge with what is there, and keep it; what the list has no more goes."""
     async with closing(_store(settings)) as store:
-        before = None if fresh else await read_profile(store, name)
-        merged = new if before is None else merge(before, new)
-        known = _paths(tree, merged)
-        merged = merged.only(known.__contains__)
-        await write_profile(store, name, merged)
-        return merged
+        if fresh:
+            await write_profile(store, name, new)
+            return new
+        return await publish_profile(store, name, new, _digests(tree))
+
+
+async def _pack(settings: Settings, name: ServiceName, step: Step) -> PackReport:
+    async with closing(_store(settings)) as store:
+        return await add_packs(store, name, step=step, waiting=waiting)
 
 
 def _store(settings: Settings) -> Store:
@@ -204,6 +217,12 @@ class _Shown:
             "milliseconds": one.milliseconds,
             "runs": one.runs,
         }
+
+
+def _digests(tree: TreeView) -> set[Digest]:
+    """Every blob that a list has."""
+    nodes = (node for _, node in tree.paths() if tree.is_regular(node))
+    return {tree.digest(tree.inode(node)) for node in nodes}
 
 
 def _paths(tree: TreeView, profile: Profile) -> dict[Digest, bytes]:

@@ -180,7 +180,7 @@ async def _fetch(settings: Settings, name: str, paths: Sequence[str]) -> _Fetche
         prefetch.shows(Seen([one.sha256 for one in shown.lists], tree.blobs))
         wanted = [
             Wanted(digest, size, os.fsdecode(tree.listed(path)))
-            for path, digest, size in tree.blobs(tops)
+            for path, digest, size in tree.blobs_below(tops)
         ]
         gc.freeze()  # tree and blobs live to the end: no collection needs to walk them
         with progress("fetch", len(wanted)) as meter:

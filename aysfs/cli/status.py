@@ -1,5 +1,8 @@
 """``aysfs status``: every mount of this user, how it is served, and who still holds what."""
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from aysfs.cli.config import Settings, settings_options
@@ -88,15 +91,28 @@ def _show_fetching(answer: Answer) -> None:
     assert isinstance(flights, list)
     asked = [one for one in flights if one["waiting"]]
     for flight in asked[:_SHOWN]:
-        readers = (
-            "1 reader waits" if flight["waiting"] == 1 else f"{flight['waiting']} readers wait"
-        )
         click.echo(
             f"  fetching {_escaped(flight['why'])}: {size_text(flight['here'])} of"
-            f" {size_text(flight['size'])}, {readers} since {flight.get('waited', 0):.1f} s"
+            f" {size_text(flight['size'])}, {_waiting(flight)}"
         )
     if len(asked) > _SHOWN:
         click.echo(f"  and {len(asked) - _SHOWN} more that are waited for")
+
+
+def _waiting(flight: dict[str, Any]) -> str:
+    """How many wait, for how long, and who of them is known."""
+    words = f"{flight['waiting']} waiting"
+    if "waited" in flight:  # an older daemon does not say
+        words += f" for {flight['waited']:.1f} s"
+    who = ", ".join(f"{_name_of(pid)} ({pid})" for pid in flight.get("who", [])[:_SHOWN])
+    return f"{words}: {who}" if who else words
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return _escaped(Path(f"/proc/{pid}/comm").read_text(errors="replace").strip())
+    except OSError:
+        return "a process that has ended"
 
 
 def _show_holders(answer: Answer) -> None:

@@ -38,7 +38,11 @@ from aysfs.errors import BadName, BadRecipe, BuildFailed, Missing, TemplateMissi
 from aysfs.load import Loaded, load_tree
 from aysfs.mount import life
 from aysfs.mount.options import MountOptions
+from aysfs.mount.recording import begin, recorded
+from aysfs.mount.runtime import folder_of
 from aysfs.names import ServiceName, parse_name, tagged
+from aysfs.profile import Profile, of_runs
+from aysfs.sizes import size_text
 from aysfs.store.open import open_store, open_stores
 from aysfs.store.protocol import Store
 from aysfs.upkeep.copy import retag
@@ -256,16 +260,29 @@ def _prove(
     file: Path,
     log: BuildLog,
     own: Own,
-) -> None:
-    """Mount a list that is not published yet, and check it in a container on this host."""
+) -> Profile | None:
+    """Mount a list that is not published yet, and check it in a container on this host.
+
+    What the template's own check reads of it is the profile of a start.
+    """
+    starts: list[str] = []
     with (
         local(docker_address()) as docker,
         _alone(settings, template.name),
-        _mounted(settings, (store,), str(file), template.name) as mount,
+        _mounted(settings, (store,), str(file), template.name, record=True) as mount,
     ):
         bring_image(server, docker, image, log.say)
-        verified = verify(docker, image, mount, template.verify_spec, log, own)
+        control = folder_of(settings.runtime, str(mount.point)) / "control"
+        noted = mount._replace(starting=lambda: starts.append(begin(control)))
+        verified = verify(docker, image, noted, template.verify_spec, log, own)
+        reads = recorded(control, starts[-1]) if starts else []
     log.note(f"{template.name}: verified {verified.entries} entries, {verified.files} files")
+    if not reads:
+        return None
+    profile = of_runs([reads])
+    size = size_text(profile.size)
+    log.note(f"{template.name}: its check read {len(reads)} files first ({size}): its profile")
+    return profile
 
 
 def _alone(settings: Settings, name: ServiceName) -> contextlib.AbstractContextManager[None]:
@@ -278,7 +295,12 @@ def _alone(settings: Settings, name: ServiceName) -> contextlib.AbstractContextM
 
 @contextlib.contextmanager
 def _mounted(
-    settings: Settings, stores: tuple[str, ...], ref: str, name: ServiceName
+    settings: Settings,
+    stores: tuple[str, ...],
+    ref: str,
+    name: ServiceName,
+    *,
+    record: bool = False,
 ) -> Iterator[Mount]:
     """A list mounted in a place of its own, for containers of this host."""
     with tempfile.TemporaryDirectory(
@@ -301,6 +323,7 @@ def _mounted(
                 deadline=settings.deadline,
                 cache_size=settings.cache_size,
                 keep_free=settings.keep_free,
+                record=record,
             )
         )
         try:

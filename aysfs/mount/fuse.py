@@ -277,7 +277,8 @@ class FuseEngine(pyfuse3.Operations):
                 reader = await self._fetcher.large.open(digest, size, chunks, _Path(tree, node))
                 self.counters.open_files += 1
                 return FileInfo(fh=self._readers.add(reader), keep_cache=True)
-            descriptor = await self._fetcher.open_fetched(digest, size, _Path(tree, node))
+            why = _Path(tree, node)
+            descriptor = await self._fetcher.open_fetched(digest, size, why, ctx.pid)
         elif size <= _READ_AHEAD_WHOLE:
             # Starts the disk while the kernel's read request is still on its way to us. What
             # was just fetched is in memory.

@@ -14,6 +14,8 @@ from aysfs.limits import LARGE
 
 LEAST = 1 << 20
 MOST = 8 << 20
+MOST_CONTENT = 256 << 20
+"""Bytes of blobs after which a pack ends however short its frames are, or are said to be."""
 _BETWEEN = 3 << 20
 """Bytes of frames from the least of a pack to its end, on average: so a pack has about 4 MiB."""
 
@@ -41,11 +43,11 @@ def goes_in(held: int, stored: int) -> bool:
     return held < LEAST or held + stored <= MOST
 
 
-def is_last(held: int, digest: Digest, stored: int) -> bool:
-    """Whether a pack ends with a blob, whose frame is counted in what it holds.
+def is_last(held: int, content: int, digest: Digest, stored: int) -> bool:
+    """Whether a pack ends with a blob, which is counted in what it holds, of frames and of content.
 
     The larger its frame the likelier it is, so that packs of large and of small files are alike.
     """
-    if held < LEAST:
-        return False
-    return held >= MOST or int.from_bytes(digest[:8]) * _BETWEEN < stored << 64
+    if content >= MOST_CONTENT or held >= MOST:
+        return True
+    return held >= LEAST and int.from_bytes(digest[:8]) * _BETWEEN < stored << 64

@@ -72,12 +72,14 @@ class _Open:
         self.blobs: list[Blob] = []
         self.frames: list[bytes | None] = []
         self.held = 0
+        self.content = 0
 
     def add(self, blob: Blob, stored: int, frame: bytes | None) -> None:
         """One blob more."""
         self.blobs.append(blob)
         self.frames.append(frame)
         self.held += stored
+        self.content += blob[1]
 
 
 class Maker:
@@ -172,7 +174,7 @@ class Maker:
                     await self._close(pack)
                     pack = _Open()
                 pack.add(blob, stored, frame)
-                if is_last(pack.held, blob[0], stored):
+                if is_last(pack.held, pack.content, blob[0], stored):
                     await self._close(pack)
                     pack = _Open()
             self._tell(batch)
@@ -236,7 +238,7 @@ def _whole(pack: _Open) -> tuple[BlobSource, Columns, BinaryIO | None]:
         Entry(digest, size, len(frame))
         for (digest, size), frame in zip(pack.blobs, frames, strict=True)
     )
-    if pack.held <= _HELD:
+    if sum(held.stored) <= _HELD:
         data = b"".join(write_pack(held, frames))
         return BlobSource.of(digests.of(data), data), held, None
     with ExitStack() as unfinished:

@@ -6,15 +6,14 @@ found by the digests in them, and neither read nor made nor sent again.
 """
 
 import io
-import re
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import trio
 
-from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import BlobMissing, Corrupt, NoteMissing, PackDamaged, StoreTrouble
+from aysfs.errors import BadProfile, BlobMissing, Corrupt, PackDamaged, StoreTrouble
 from aysfs.flist.text import FlistReader
 from aysfs.names import ServiceName
 from aysfs.pack.cut import Blob, in_order
@@ -25,10 +24,12 @@ from aysfs.publish.image import sha256_of
 from aysfs.publish.packing import Before, Maker, Step, no_step
 from aysfs.publish.put import put_missing
 from aysfs.sizes import size_text
-from aysfs.store import layout
 from aysfs.store.claims import Claim, Waiting, unheard
 from aysfs.store.packs import PublishedPacks, keep_packs, published, read_index, read_packs
+from aysfs.store.profile import read_profile
 from aysfs.store.protocol import BlobSource, Store
+
+log = logging.getLogger(__name__)
 
 
 class PackReport(NamedTuple):
@@ -71,7 +72,7 @@ async def send_packs(
     Packs that were published under the name are used again as far as they hold the same blobs,
     be it that they lie: with ``anew`` all are made again.
     """
-    wanted = await _profile(claims[0].store, name)
+    wanted = await _wanted(claims[0].store, name)
     start, rest = _split(blobs, wanted)
     before = None if anew else await _before(claims, name)
     maker = Maker(claims, frames, before, step, sum(size for _, size in (*start, *rest)))
@@ -119,17 +120,14 @@ def _nobody(_what: str, _name: bytes) -> None:
     """Owners do not matter here: none is looked up."""
 
 
-async def _profile(store: Store, name: ServiceName) -> list[Digest]:
+async def _wanted(store: Store, name: ServiceName) -> list[Digest]:
     """What a start reads, in its order; nothing where that is not known."""
-    note = layout.profile_note(str(name))
-    if not layout.is_note(note):  # too long a name
-        return []
     try:
-        data = await store.read_note(note)
-    except NoteMissing:
+        profile = await read_profile(store, name)
+    except BadProfile as error:
+        log.warning("%s, so there is no start pack", error)
         return []
-    found = re.findall(rb"^([0-9a-f]{32})\|", data, re.MULTILINE)
-    return [digests.from_hex(one.decode()) for one in found]
+    return [one.digest for one in profile.reads] if profile is not None else []
 
 
 def _split(blobs: Sequence[Blob], wanted: Sequence[Digest]) -> tuple[list[Blob], list[Blob]]:

@@ -4,11 +4,15 @@ Serves whoever publishes, looks after or uses them. Unlike a tree image a profil
 particular list: it stays when the list is replaced, and goes when the list goes.
 """
 
-from aysfs.errors import NoteMissing
+import logging
+
+from aysfs.errors import BadProfile, NoteMissing
 from aysfs.names import ServiceName
 from aysfs.profile import Profile, parse
 from aysfs.store import layout
 from aysfs.store.protocol import Store
+
+log = logging.getLogger(__name__)
 
 
 def profile_note(name: ServiceName) -> str:
@@ -34,6 +38,19 @@ async def read_profile(store: Store, name: ServiceName) -> Profile | None:
 async def write_profile(store: Store, name: ServiceName, profile: Profile) -> None:
     """Keep the profile of a service. BadName where its name is too long for one of a note."""
     await store.write_note(profile_note(name), profile.to_bytes())
+
+
+async def copy_profile(
+    source: Store, name: ServiceName, target: Store, new_name: ServiceName
+) -> None:
+    """Let a service have the profile of another; of one without, or with a damaged one, nothing."""
+    try:
+        profile = await read_profile(source, name)
+    except BadProfile as error:
+        log.warning("%s: its profile is not copied: %s", name, error)
+        return
+    if profile is not None and layout.is_note(profile_note(new_name)):
+        await write_profile(target, new_name, profile)
 
 
 async def delete_profile(store: Store, name: ServiceName) -> None:

@@ -122,7 +122,11 @@ class TreeView(Protocol):
             inside = [(above + one.name, one.node) for one in self.listing(node)]
             todo.extend(reversed(inside))
 
-    def blobs(self, tops: Sequence[Node] = (ROOT,)) -> Iterator[tuple[bytes, Digest, int]]:
+    def blobs(self) -> Iterator[tuple[Digest, int]]:
+        """Digest and size of every blob, once."""
+        return ((digest, size) for _, digest, size in self.blobs_below([ROOT]))
+
+    def blobs_below(self, tops: Sequence[Node]) -> Iterator[tuple[bytes, Digest, int]]:
         """Every blob below some nodes, once: a path of it below the root, its digest and size."""
         seen: set[Digest] = set()
         for top in tops:

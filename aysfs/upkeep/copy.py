@@ -17,14 +17,13 @@ import trio
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, BadList, BadProfile, BlobMissing, Corrupt, Missing, PackDamaged
+from aysfs.errors import AysfsError, BadList, BlobMissing, Corrupt, Missing, PackDamaged
 from aysfs.flist.entry import Kind
 from aysfs.names import ServiceName
-from aysfs.store import layout
 from aysfs.store.claims import Claim, Waiting, unheard
 from aysfs.store.crew import side_by_side
 from aysfs.store.packs import PublishedPacks, blobs_of, keep_packs, read_index
-from aysfs.store.profile import profile_note, read_profile, write_profile
+from aysfs.store.profile import copy_profile
 from aysfs.store.protocol import BlobSource, Held, OpenList, Store
 from aysfs.store.tree_image import PublishedImage, keep_image
 from aysfs.upkeep.lists import Step, blobs_named_by, entries_of, image_of, packs_of, sha256_of
@@ -106,7 +105,7 @@ class _Copy:
             sha256 = await trio.to_thread.run_sync(sha256_of, opened)
             image = await self._send_image(name, sha256)
             packs = await self._send_packs(name, sha256)
-            await self._copy_profile(name, target or name)
+            await copy_profile(self._source, name, self._claim.store, target or name)
             await keep_image(self._claim, target or name, sha256, image)
             await keep_packs(self._claim, target or name, sha256, packs)
             await self._claim.publish(target or name, _chunks(opened.file))
@@ -133,16 +132,6 @@ class _Copy:
                 log.warning("%s: its packs are not copied: %s", name, error)
                 return None
         return found
-
-    async def _copy_profile(self, name: ServiceName, target: ServiceName) -> None:
-        """Let the target have the profile; where there is none, it keeps what it has."""
-        try:
-            profile = await read_profile(self._source, name)
-        except BadProfile as error:
-            log.warning("%s: its profile is not copied: %s", name, error)
-            return
-        if profile is not None and layout.is_note(profile_note(target)):
-            await write_profile(self._claim.store, target, profile)
 
     async def _send(self, blobs: dict[Digest, int]) -> None:
         """Announce these, and let the target have what it lacks of them."""

@@ -9,7 +9,7 @@ from aysfs import digest as digests
 from aysfs.digest import Digest
 from aysfs.flist.entry import Entry, Kind
 from aysfs.limits import LARGE
-from aysfs.pack.cut import LEAST, MOST, goes_in, in_order, is_last
+from aysfs.pack.cut import LEAST, MOST, MOST_CONTENT, goes_in, in_order, is_last
 from tests.trees import directory, lists, regular, symlink
 
 Stored = tuple[Digest, int]
@@ -25,7 +25,7 @@ def cut(blobs: Sequence[Stored]) -> list[list[Stored]]:
             held = 0
         packs[-1].append((digest, stored))
         held += stored
-        if is_last(held, digest, stored):
+        if is_last(held, 0, digest, stored):
             held = MOST + 1
     return packs
 
@@ -56,6 +56,11 @@ def test_a_frame_larger_than_a_pack_has_one_with_little_beside_it() -> None:
     [with_large] = [pack for pack in packs if large in pack]
     assert with_large[-1] == large
     assert size(with_large) < LEAST + large[1]
+
+
+def test_a_pack_ends_with_a_bound_of_content_however_short_its_frames_are() -> None:
+    assert not is_last(9, MOST_CONTENT - 1, Digest(bytes(16)), 9)
+    assert is_last(9, MOST_CONTENT, Digest(b"\xff" * 16), 9)
 
 
 def test_a_change_changes_the_packs_around_it_and_no_other() -> None:

@@ -1,6 +1,7 @@
 """The text of profiles: written as read, damages refused, runs merged."""
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -30,12 +31,21 @@ TEXT = (
 )
 PROFILE = Profile(3, (Read(A, 1, 0, 3), Read(B, 4096, 12, 1), Read(C, 9, 12, 2)))
 CASES = 4000
+GOLDEN = Path(__file__).parent.parent / "golden/profiles/three-runs.profile"
 
 
 def test_the_text_of_a_profile() -> None:
     assert PROFILE.to_bytes() == TEXT
     assert parse(TEXT, "x") == PROFILE
     assert PROFILE.size == 1 + 4096 + 9
+
+
+def test_the_golden_profile_is_read_and_written_as_it_is() -> None:
+    data = GOLDEN.read_bytes()
+    found = parse(data, GOLDEN.name)
+    assert found.to_bytes() == data
+    assert [one.runs for one in found.reads] == [3, 1, 2, 3]
+    assert [one.milliseconds for one in found.reads] == [0, 12, 12, MAX_MILLISECONDS]
 
 
 def test_a_profile_of_nothing() -> None:
@@ -177,11 +187,16 @@ def test_a_blob_is_at_the_median_of_the_runs_that_read_it() -> None:
             [Read(A, 1, 20), Read(C, 3, 40)],
         ]
     )
-    assert found == Profile(3, (Read(A, 1, 20, 3), Read(B, 2, 20, 1), Read(C, 3, 30, 3)))
+    assert found == Profile(3, (Read(A, 1, 0, 3), Read(B, 2, 10, 1), Read(C, 3, 20, 3)))
 
 
 def test_of_a_blob_that_a_run_has_twice_the_first_read_counts() -> None:
-    assert of_runs([[Read(A, 1, 5), Read(A, 1, 9)]]) == Profile(1, (Read(A, 1, 5, 1),))
+    found = of_runs([[Read(B, 2, 1), Read(A, 1, 5), Read(A, 1, 9)]])
+    assert found == Profile(1, (Read(B, 2, 0, 1), Read(A, 1, 4, 1)))
+
+
+def test_a_run_of_nothing_counts_as_a_run() -> None:
+    assert of_runs([[], [Read(A, 1, 5)]]) == Profile(2, (Read(A, 1, 0, 1),))
 
 
 def test_blobs_of_one_moment_stay_in_the_order_of_their_reads() -> None:

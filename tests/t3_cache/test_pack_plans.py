@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aysfs import digest as digests
-from aysfs.cache.packs import FIRST_REACH, Packs, Segment
+from aysfs.cache.packs import FIRST_REACH, Around, Packs, Segment
 from aysfs.digest import Digest
+from aysfs.pack.frame import compress
 from aysfs.pack.index import PackIndex
 from aysfs.store.memory import MemoryStore
 from tests.packing import many, packed
@@ -63,29 +64,51 @@ def packs_with(index: PackIndex) -> Packs:
     return packs
 
 
-def test_a_miss_reaches_to_its_neighbours_and_each_further_one_twice_as_far() -> None:
-    data = many(200)
+def rest_of(around: Around) -> list[Digest]:
+    """What comes after the segment, in its order."""
+    found: list[Digest] = []
+    while (segment := around.rest.next(1 << 30)) is not None:
+        found += digests_of(segment)
+    return found
+
+
+def test_a_miss_reaches_to_both_sides_and_a_further_one_twice_as_far() -> None:
+    data = many(2000)
     packs = packs_with(packed(MemoryStore(), [data]))
-    here = digests.of(data[10])
-    first = packs.around(here, len(data[10]), everything)
-    second = packs.around(here, len(data[10]), everything)
-    assert first is not None
-    assert second is not None
-    assert digests_of(first) == [digests.of(one) for one in data[10 : 10 + len(first.frames)]]
-    assert FIRST_REACH / 2 < first.length <= FIRST_REACH + first.frames[0].stored
-    assert 1.8 < second.length / first.length < 2.2
+    taken: set[Digest] = set()
+
+    def wanted(digest: Digest, _size: int) -> bool:
+        return digest not in taken
+
+    sizes = []
+    for at in (700, 1400):
+        around = packs.around(digests.of(data[at]), len(data[at]), wanted)
+        assert around is not None
+        first = digests_of(around.segment)
+        assert first == [digests.of(one) for one in data[at : at + len(first)]]
+        taken.update(first)
+        before = rest_of(around)
+        assert before == [digests.of(one) for one in data[at - len(before) : at]]
+        assert abs(len(before) - len(first)) < 3
+        sizes.append(len(before) + len(first))
+    stored = compress(data[0])
+    assert abs(sizes[0] * len(stored) - FIRST_REACH) < 3 * len(stored)
+    assert 1.9 < sizes[1] / sizes[0] < 2.1
 
 
-def test_a_miss_does_not_reach_past_what_is_not_wanted_or_out_of_its_pack() -> None:
+def test_a_miss_reaches_past_what_is_here_and_not_out_of_its_pack() -> None:
     data = many(20)
-    here = {digests.of(data[7])}
+    taken = {digests.of(data[7])}
     packs = packs_with(packed(MemoryStore(), [data[:15], data[15:]]))
-    miss = packs.around(digests.of(data[3]), len(data[3]), lambda digest, _size: digest not in here)
-    assert miss is not None
-    assert digests_of(miss) == [digests.of(one) for one in data[3:7]]
-    miss = packs.around(digests.of(data[12]), len(data[12]), everything)
-    assert miss is not None
-    assert digests_of(miss) == [digests.of(one) for one in data[12:15]]
+
+    def wanted(digest: Digest, _size: int) -> bool:
+        return digest not in taken
+
+    around = packs.around(digests.of(data[3]), len(data[3]), wanted)
+    assert around is not None
+    assert digests_of(around.segment) == [digests.of(one) for one in data[3:7]]
+    taken.update(digests_of(around.segment))
+    assert rest_of(around) == [digests.of(one) for one in data[:3] + data[8:15]]
 
 
 def test_what_is_in_no_pack_or_has_another_size_there_is_not_planned() -> None:
@@ -139,6 +162,22 @@ def test_a_course_of_the_start_pack_ends_with_it() -> None:
     assert segment is not None
     assert digests_of(segment) == [digests.of(one) for one in data[:3]]
     assert course.next(1 << 20) is None
+
+
+def test_a_course_past_what_is_here_lets_others_run() -> None:
+    data = many(2000, 32)
+    index = packed(MemoryStore(), [data])
+    last = digests.of(data[-1])
+    course = Packs().course(
+        index, start_pack_only=False, wanted=lambda digest, _size: digest == last
+    )
+    steps = 0
+    while (segment := course.next(1 << 20)) is None:
+        assert not course.is_over
+        steps += 1
+    assert steps > 2
+    assert digests_of(segment) == [last]
+    assert course.is_over
 
 
 def test_a_course_that_goes_back_gives_what_is_still_wanted_once_more() -> None:

@@ -15,7 +15,7 @@ from aysfs.flist.entry import Entry, Kind
 from aysfs.flist.text import write_flist
 from aysfs.limits import LARGE
 from aysfs.names import ServiceName, parse_name
-from aysfs.pack import PackIndex, compress, cut, expand, head_size
+from aysfs.pack import Columns, PackIndex, compress, cut, expand, head_size
 from aysfs.pack.index import Pack
 from aysfs.publish import packing
 from aysfs.publish.frames import FramesOfFiles, FrameSpool
@@ -25,11 +25,12 @@ from aysfs.publish.walk import TreeChanged
 from aysfs.store.chain import Chain
 from aysfs.store.faults import Passes
 from aysfs.store.memory import MemoryStore
-from aysfs.store.packs import PublishedPacks, read_index, read_packs
+from aysfs.store.packs import PublishedPacks, published, read_index, read_packs
 from aysfs.store.protocol import BlobSource, Sink
 from aysfs.upkeep.check import check
 from aysfs.upkeep.lists import remove_list
 from tests.cancelling import Cut, at_every_await, threads_ended
+from tests.conftest import ExpectOutput
 
 NAME = parse_name("a__b")
 TAGGED = NAME._replace(tag="1")
@@ -86,7 +87,9 @@ def small_files(tree: Path) -> set[bytes]:
 
 def profile_of(*files: bytes) -> bytes:
     """A profile that names these, after a blob that no list has."""
-    lines = [f"{digests.of(one).hex()}|{len(one)}|1|1" for one in (b"unheard of", *files)]
+    lines = [
+        f"{digests.of(one).hex()}|{len(one)}|1|1" for one in dict.fromkeys((b"unheard of", *files))
+    ]
     return "\n".join(["#profile 1", "#runs 1", *lines, ""]).encode()
 
 
@@ -135,7 +138,8 @@ async def test_what_a_start_reads_is_in_the_start_pack_in_its_order(tree: Path) 
     assert [alone.digest(at) for at in range(len(alone))] == list(map(digests.of, wanted))
 
 
-async def test_a_damaged_profile_is_no_profile(tree: Path) -> None:
+async def test_a_damaged_profile_is_no_profile(tree: Path, expected_output: ExpectOutput) -> None:
+    expected_output(r"^WARNING +aysfs\.publish\.packs:.*so there is no start pack$")
     store = MemoryStore()
     await store.write_note("a__b.profile", b"\xff|nonsense\nabc|1\n")
     await push(tree, NAME, store, packs=True)
@@ -439,6 +443,29 @@ async def publish_instead(store: MemoryStore, index: PackIndex, lie: bytes) -> N
     ):
         note = note.replace(old.encode(), new.encode())
     await store.write_note("a__b.packs", note)
+
+
+async def test_an_index_that_lies_of_lengths_makes_no_endless_pack(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All frames are said to be as short as can be, so that no pack would end by them."""
+    monkeypatch.setattr(cut, "MOST_CONTENT", 30_000)
+    store = MemoryStore()
+    await push(tree, NAME, store, packs=True)
+    index = await index_in(store)
+    whole = Columns(one for pack in index.packs for one in index.blobs_of(pack))
+    short = Columns(one._replace(stored=9) for one in whole)
+    pack = Pack(store.add(b"lie"), head_size(len(short)) + 9 * len(short), short)
+    found, data = published(
+        (await packs_in(store)).list_sha256, PackIndex.join([pack], has_start=False)
+    )
+    store.add(data)
+    await store.write_note("a__b.packs", found.to_json())
+    await push(tree, NAME, store, packs=True)
+    index = await index_in(store)
+    assert set(contents(store, index)) == small_files(tree)
+    sizes = [sum(index.blobs_of(pack).sizes) for pack in index.packs]
+    assert max(sizes) < 30_000 + 2_000
 
 
 @pytest.mark.parametrize("damage", ["missing", "corrupt"])

@@ -11,8 +11,12 @@ import pytest
 from aysfs import digest as digests
 from aysfs.errors import BadConfig, StoreTrouble
 from aysfs.names import parse_name
+from aysfs.publish.push import push
 from aysfs.server.accounts import Account, Accounts, Right, hash_password, read_accounts
 from aysfs.store.open_to_write import open_store
+from aysfs.store.packs import read_packs
+from aysfs.store.protocol import Store
+from aysfs.upkeep.check import check
 from tests.store_server import StoreServer
 
 DATA = b"a blob"
@@ -163,9 +167,38 @@ def test_no_password_is_logged(server: StoreServer) -> None:
     assert WORD.partition(":")[0] not in log
 
 
-async def test_a_store_says_which_right_is_wanting(server: StoreServer) -> None:
+def store_of(server: StoreServer, who: str, namespace: str = "dedupe") -> Store:
     word = WORD.replace(":", "%3A").replace(" ", "%20")
-    store = open_store(server.url.replace("://", f"://read:{word}@"))
+    return open_store(server.url.replace("://", f"://{who}:{word}@"), namespace=namespace)
+
+
+async def test_who_may_only_write_can_push_images_and_packs(
+    server: StoreServer, tmp_path: Path
+) -> None:
+    """Also where there are some already, which cannot be read."""
+    (tmp_path / "tree").mkdir()
+    name = parse_name("writer__tree")
+    for content in ("one", "one", "two"):
+        (tmp_path / "tree/file").write_text(content)
+        for packs in (True, False):
+            store = store_of(server, "write", "pushed")
+            try:
+                await push(tmp_path / "tree", name, store, base=b"/x", image=packs, packs=packs)
+            finally:
+                await store.aclose()
+    store = store_of(server, "read-write", "pushed")
+    try:
+        report = await check(store, [name], deep=True)
+        assert (report.wrong, len(report.lists)) == ({}, 1)
+        assert (
+            await read_packs(store, name) is None
+        )  # the last push could not see that all is there
+    finally:
+        await store.aclose()
+
+
+async def test_a_store_says_which_right_is_wanting(server: StoreServer) -> None:
+    store = store_of(server, "read")
     try:
         with pytest.raises(StoreTrouble, match="HTTP 403") as caught:
             await store.put_list(parse_name("a__b"), [b"x"])

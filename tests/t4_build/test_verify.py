@@ -142,6 +142,21 @@ def test_the_own_check_counts(
     assert reason in caught.value.findings[0]
 
 
+def test_who_asked_is_told_when_the_own_check_starts(
+    docker: Docker, base_image: str, tree: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    mount = mount_of(tree)._replace(starting=lambda: told.append("starting"))
+    check(docker, base_image, mount, tmp_path)
+    assert told == []
+    check(docker, base_image, mount, tmp_path, VerifySpec("true"))
+    assert told == ["starting"]
+    flip(tree)
+    with pytest.raises(VerifyFailed):
+        check(docker, base_image, mount, tmp_path, VerifySpec("true"))
+    assert told == ["starting"]
+
+
 def test_a_good_check_is_told(docker: Docker, base_image: str, tree: Path, tmp_path: Path) -> None:
     spec = VerifySpec("/opt/tree/bin/true && echo PONG", "PONG")
     assert check(docker, base_image, mount_of(tree), tmp_path, spec).check == spec.cmd

@@ -1,6 +1,7 @@
 """Mounts that fetch ahead: what comes before anybody asks, and that nobody is hurt by it."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -8,11 +9,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from aysfs import digest as digests
 from aysfs.names import parse_name
 from aysfs.pack.index import PackIndex
+from aysfs.profile import Read, of_runs
+from aysfs.store.profile import profile_note, write_profile
 from tests.packing import many, publish
 from tests.servers import Nginx
-from tests.t4_mount.conftest import Site, every_engine
+from tests.t4_mount.conftest import Site, ended, every_engine
 from tests.t4_mount.overlay_site import until
 
 pytestmark = every_engine
@@ -129,6 +133,63 @@ def test_a_reload_goes_on_with_the_newer_packs(site: Site, web: Nginx, tmp_path:
     before = len(gets(web))
     assert (site.point / "new").read_bytes() == new
     assert len(gets(web)) == before
+    site.umount()
+
+
+def test_status_says_who_waits_for_what(site: Site, web: Nginx) -> None:
+    site.mount(store=(web.url,))
+    web.pause()
+    reader = subprocess.Popen(["cat", path_of(site, FILES[3])], stdout=subprocess.DEVNULL)
+    with ended(reader):
+        until(lambda: site.ask()["in_flight"])
+        flights = site.ask()["in_flight"]
+        assert isinstance(flights, list)
+        [flight] = flights
+        assert (flight["waiting"], flight["who"]) == (1, [reader.pid])
+        assert flight["why"].endswith("d0/f3")
+        assert flight["waited"] > 0
+        web.resume()
+        assert reader.wait(60) == 0
+    site.umount()
+
+
+def test_a_server_without_ranges_gives_whole_packs_ahead_and_blobs_on_demand(
+    site: Site, web: Nginx
+) -> None:
+    index = packs(site)
+    web.stop()
+    web.config = web.config.replace("listen", "max_ranges 0; listen", 1)
+    web.start()
+    site.mount(store=(web.url,))
+    is_fetched(site, "start profile")
+    for data in FILES:
+        assert path_of(site, data).read_bytes() == data
+    site.umount()
+    whole = [line for line in web.requests() if '" 200 ' in line and "/md/" not in line]
+    names = [line.split('"')[1].split()[1].rpartition("/")[2] for line in whole]
+    assert index.packs[0].digest.hex() in names
+    assert {digests.of(one).hex() for one in REST} <= set(names)
+    assert not {digests.of(one).hex() for one in START} & set(names)
+
+
+def test_a_profile_counts_without_packs_too(site: Site, web: Nginx) -> None:
+    nobodys = Read(digests.of(b"in no list"), 10, 0)
+    reads = [nobodys, *(Read(digests.of(one), len(one) + 1, 1) for one in START)]  # of old sizes
+    trio.run(write_profile, site.store, parse_name("test"), of_runs([reads]))
+    site.mount(store=(web.url,))
+    is_fetched(site, "start profile")
+    assert sorted(gets(web)) == sorted(digests.of(one).hex() for one in START)
+    web.stop()
+    for data in START:
+        assert path_of(site, data).read_bytes() == data
+    site.umount()
+
+
+def test_a_damaged_profile_hurts_nobody(site: Site, web: Nginx) -> None:
+    trio.run(site.store.write_note, profile_note(parse_name("test")), b"#profile 1\nnonsense\n")
+    site.mount(store=(web.url,))
+    until(lambda: "its profile is not used" in site.logs())
+    assert path_of(site, FILES[3]).read_bytes() == FILES[3]
     site.umount()
 
 

@@ -6,11 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
+import trio
 
-from aysfs.digest import Digest
+from aysfs.digest import EMPTY, Digest
 from aysfs.errors import MountFailed
 from aysfs.mount.client import DaemonFailed
-from aysfs.mount.recording import begin, recorded
+from aysfs.mount.control import serve_control
+from aysfs.mount.recording import Recorder, begin, recorded
 from aysfs.mount.runtime import folder_of
 from aysfs.profile import Read
 from tests.t4_mount.conftest import Site, every_engine, run
@@ -76,20 +78,29 @@ def test_a_record_begins_anew_when_told_so(site: Site, tree: Path) -> None:
     site.umount()
 
 
-@every_engine
-def test_a_long_record_comes_in_pages(site: Site, tree: Path) -> None:
-    """The daemon's pages have ten thousand reads; whoever asks goes on until one is not full."""
-    for name in range(10_003):
-        (tree / f"{name}").write_bytes(b"%d" % name)
-    site.push(tree)
-    site.mount(record=True)
-    number = begin(control(site))
-    for name in range(10_003):
-        (site.point / f"{name}").read_bytes()
-    found = recorded(control(site), number)
-    assert [one.size for one in found] == [len(str(name)) for name in range(10_003)]
-    assert len({one.digest for one in found}) == 10_003
-    site.umount()
+async def test_a_long_record_comes_in_pages(tmp_path: Path) -> None:
+    """One answer has ten thousand reads; whoever asks goes on until one is not full."""
+    for count in (9_999, 10_000, 20_003):
+        ticks = iter(range(count + 2))
+        recorder = Recorder(clock=lambda: next(ticks) / 1000)  # noqa: B023 - of this round
+        digests = [Digest(number.to_bytes(16, "big")) for number in range(count)]
+        async with trio.open_nursery() as nursery:
+            handlers = {"record": recorder.answer}
+            await nursery.start(serve_control, tmp_path / "control", handlers)
+            number = await trio.to_thread.run_sync(begin, tmp_path / "control")
+            for size, digest in enumerate(digests):
+                recorder.note(digest, size + 1)
+                recorder.note(digest, size + 1)
+            recorder.note(digests[0], 1)
+            found = await trio.to_thread.run_sync(recorded, tmp_path / "control", number)
+            nursery.cancel_scope.cancel()
+        assert found == [Read(one, size + 1, size + 1) for size, one in enumerate(digests)]
+
+
+async def test_an_empty_blob_is_never_read() -> None:
+    recorder = Recorder()
+    recorder.note(EMPTY, 0)
+    assert (await recorder.answer("0"))["reads"] == []
 
 
 @every_engine

@@ -105,13 +105,30 @@ def test_a_build_publishes_the_image_of_its_list_also_where_nothing_changed(
     assert json.loads(image.read_bytes()) == {"version": 1}
 
 
+def test_a_build_publishes_packs_also_where_nothing_changed(builds: Builds) -> None:
+    builds.ok("--no-verify", "--no-packs")
+    note = builds.host.root / f"store/dedupe/md/{builds.name}.packs"
+    assert not note.exists()
+    done = builds.build("--no-verify")
+    assert "nothing changed" in done.out
+    assert " blobs (11 B) are in 1 packs (" in done.err
+    told = note.read_bytes()
+    assert " packs (0 B) were new" in builds.build("--no-verify", "--force").err
+    assert json.loads(note.read_bytes())["index"] == json.loads(told)["index"]
+    assert note.read_bytes() != told  # times are the list's, and no pack's
+    builds.host.ok("store", "check", "--deep")
+    builds.ok("--no-verify", "--force", "--no-packs")
+    assert json.loads(note.read_bytes()) == {"version": 1}
+
+
 def test_a_build_is_verified_published_recorded_and_then_skipped(builds: Builds) -> None:
     first = builds.build()
     assert first.code == 0, first.err
     assert "4 entries" in first.out or "3 entries" in first.out
     assert "verified" in first.err
     name = builds.name
-    assert sorted(builds.lists()) == [f"{name}.build", f"{name}.flist", f"{name}.log"]
+    notes = [f"{name}.{kind}" for kind in ("build", "flist", "log", "packs", "profile")]
+    assert sorted(builds.lists()) == notes
     assert builds.containers() == []
     again = builds.build()
     assert "nothing changed" in again.out
@@ -121,6 +138,44 @@ def test_a_build_is_verified_published_recorded_and_then_skipped(builds: Builds)
     log = builds.host.ok("log", name)
     assert "aysfs: nothing changed" in log or "nothing changed since" in log
     assert builds.host.ok("cat", f"{name}:/opt/hello/bin/hello") == "echo hello\n"
+
+
+def test_a_build_has_the_profile_of_what_its_check_reads(builds: Builds) -> None:
+    """Each file was read by then, to compare it; what counts is what starts the service."""
+    more = 'service.execute("echo unread >/opt/hello/other; echo lib >/opt/hello/lib")'
+    check = "sh /opt/hello/bin/hello && cat /opt/hello/lib"
+    hrd = f"verify =\n    cmd:'{check}',\n    expect:'hello',\n"
+    builds.write(more=more, hrd=hrd)
+    done = builds.build()
+    assert "its check read 2 files first (15 B): its profile" in done.err
+    shown = json.loads(builds.host.ok("profile", "show", builds.name, "--json"))
+    assert [one["path"] for one in shown["reads"]] == ["/bin/hello", "/lib"]
+    assert (shown["runs"], shown["unknown"]) == (1, 0)
+    builds.write(more=more.replace("echo lib", "echo library"), hrd=hrd)
+    builds.ok()
+    shown = json.loads(builds.host.ok("profile", "show", builds.name, "--json"))
+    assert [(one["path"], one["runs"]) for one in shown["reads"]] == [
+        ("/bin/hello", 2),
+        ("/lib", 1),
+    ]
+    assert (shown["runs"], shown["unknown"]) == (2, 0)
+
+
+def test_a_build_that_starts_nothing_has_no_profile(builds: Builds) -> None:
+    builds.ok("--no-verify")
+    assert builds.host.refused(4, "profile", "show", builds.name).endswith("has no profile")
+    builds.write(hrd="verify =\n    cmd:'echo hello',\n    expect:'hello',\n")
+    builds.ok()
+    builds.host.refused(4, "profile", "show", builds.name)
+
+
+def test_a_damaged_profile_stops_no_build(builds: Builds) -> None:
+    note = builds.host.root / f"store/dedupe/md/{builds.name}.profile"
+    builds.ok()
+    whole = note.read_bytes()
+    note.write_bytes(b"nonsense")
+    builds.ok("--force")
+    assert note.read_bytes().splitlines()[:2] == whole.splitlines()[:2]
 
 
 def test_every_change_of_an_input_builds_again(builds: Builds) -> None:

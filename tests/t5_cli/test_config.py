@@ -88,6 +88,7 @@ def test_every_setting_has_its_environment_variable(
         "builds": "/h",
         "templates": "/i:/j",
         "trust_images": "/k,/l",
+        "packs": "yes",
         "prefetch": "all",
         "prefetch_rate": "20M",
     }
@@ -97,6 +98,7 @@ def test_every_setting_has_its_environment_variable(
     settings = load_settings()
     assert (settings.store, settings.namespace, settings.default_domain) == (("/a",), "e", "f")
     assert settings.trust_images == ("/k", "/l")
+    assert settings.packs
     assert list(map(str, (settings.cache, settings.runtime, settings.logs))) == ["/b", "/c", "/d"]
     assert (settings.cache_size, settings.keep_free, settings.deadline) == (1024, 2, 3.0)
     assert (settings.services, settings.builds) == (Path("/g"), Path("/h"))
@@ -107,6 +109,23 @@ def test_every_setting_has_its_environment_variable(
 def test_an_unknown_prefetch_is_refused(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AYSFS_PREFETCH", "everything")
     with pytest.raises(BadConfig, match="must be one of none, profile, all, not 'everything'"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("true", True), ("false", False), ("'1'", True), ("'no'", False), ("1", True)],
+)
+def test_packs_are_made_or_not(files: Files, text: str, expected: bool) -> None:
+    assert not load_settings().packs
+    files.user.write_text(f"packs = {text}\n")
+    assert load_settings().packs is expected
+
+
+@pytest.mark.parametrize("text", ["'perhaps'", "2", "[]"])
+def test_packs_that_are_neither_are_refused(files: Files, text: str) -> None:
+    files.user.write_text(f"packs = {text}\n")
+    with pytest.raises(BadConfig, match=re.escape(f"{files.user}: `packs` must be true or false")):
         load_settings()
 
 

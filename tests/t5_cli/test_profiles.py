@@ -115,6 +115,38 @@ def watch(point: Path, host: Host) -> tuple[str, ...]:
     return ("sh", "-c", f"cat {point}/bin/hello >/dev/null && {look}")
 
 
+def start_pack(host: Host) -> object:
+    """What the packs of the service say of the pack that a start needs; None without packs."""
+    note = host.root / "store/dedupe/md/jumpscale__test.packs"
+    return json.loads(note.read_bytes())["start"] if note.exists() else None
+
+
+def test_packs_follow_what_was_recorded(service: Host) -> None:
+    record = ("profile", "record", "test")
+    service.ok(*record, "--no-packs", "--", "md5sum", f"{BASE}/data")
+    assert start_pack(service) is None
+    said = service.ok(*record, "--", f"{BASE}/bin/hello")
+    assert ": 4 blobs (280 B) are in 2 packs (" in said
+    assert ", 2 of them in the start pack; 2 packs (" in said
+    assert start_pack(service) is not None
+    service.ok("store", "check", "--deep")
+
+
+def test_a_host_that_never_had_the_service_brings_what_was_recorded(service: Host) -> None:
+    service.ok("profile", "record", "test", "--", "md5sum", f"{BASE}/data")
+    service.ok("cache", "clear")
+    assert service.cached() == []
+    point = service.root / "mnt"
+    point.mkdir()
+    service.ok("mount", "test", point)
+    end = time.monotonic() + 20
+    while DATA not in [path.name for path in service.cached()] and time.monotonic() < end:
+        select.select([], [], [], 0.02)
+    found = [path.name for path in service.cached()]
+    service.ok("umount", point)
+    assert found == [DATA]
+
+
 # --- what goes wrong ---------------------------------------------------------------------
 
 

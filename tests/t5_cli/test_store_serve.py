@@ -90,6 +90,18 @@ def test_a_store_is_looked_after_over_http(host: Host, served: StoreServer) -> N
     assert "blobs        301," in host.ok("store", "info")
 
 
+def test_packs_are_made_over_http(host: Host, served: StoreServer) -> None:
+    host.ok("store", "init")
+    make_tree(host.root / "tree")
+    told = host.ok("push", host.root / "tree", "--name", "far", "--packs").splitlines()[1]
+    assert "301 blobs (" in told
+    assert "were new" in told
+    assert "; 0 packs (0 B) were new" in host.ok("store", "pack", "far", "--anew")
+    assert "are right to the byte" in host.ok("store", "check", "--deep")
+    host.ok("store", "rm", "far")
+    assert "packs        of 0 lists, 0 B" in host.ok("store", "info").splitlines()
+
+
 def test_a_wrong_password_is_refused_without_being_shown(host: Host, served: StoreServer) -> None:
     make_tree(host.root / "tree")
     url = served.url.replace("://", "://login:geheim@")

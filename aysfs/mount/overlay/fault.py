@@ -194,12 +194,15 @@ class FaultLayer(pyfuse3.Operations):
             return self._found(inode, FOREVER)
         digest = _digest(digits, name)
         if layer == _GET:
-            await self._bring(slot, digest)
+            await self._bring(slot, digest, ctx.pid)
             raise FUSEError(errno.ENOENT)
         return self._last_resort(slot, digest)
 
-    async def _bring(self, slot: Slot, digest: Digest) -> None:
-        """Have a blob in the cache and linked; what is the matter is kept for ``eio``."""
+    async def _bring(self, slot: Slot, digest: Digest, who: int) -> None:
+        """Have a blob in the cache and linked; what is the matter is kept for ``eio``.
+
+        ``who`` is the process that waits for it.
+        """
         size = slot.named.size_of(digest)
         if size is None:
             slot.counters.refused += 1
@@ -212,7 +215,7 @@ class FaultLayer(pyfuse3.Operations):
             slot.wrong.pop(digest, None)
             return  # ``eio`` serves it, part by part
         try:
-            if await slot.fetcher.ensure(digest, size, Why(slot, digest)):
+            if await slot.fetcher.ensure(digest, size, Why(slot, digest), who):
                 slot.counters.fetched_bytes += size
             self._incoming.link(digest)
         except NoSpace:

@@ -61,8 +61,8 @@ class OpenedLists:
         """Bytes of all files of all lists."""
         return sum(tree.total_size for tree in self._trees)
 
-    def blobs(self) -> Iterator[tuple[bytes, Digest, int]]:
-        """A path, the digest and the size of each blob of each list."""
+    def blobs(self) -> Iterator[tuple[Digest, int]]:
+        """Digest and size of each blob of each list."""
         for tree in self._trees:
             yield from tree.blobs()
 
