@@ -48,6 +48,7 @@ CODE_OF = {
     "BadName": ExitCode.USAGE,
     "BadConfig": ExitCode.CONFIG,
     "BadList": ExitCode.BAD_LIST,
+    "BadProfile": ExitCode.BAD_LIST,
     "BadRecipe": ExitCode.BAD_RECIPE,
     "BadHrd": ExitCode.BAD_RECIPE,
     "Missing": ExitCode.MISSING,
