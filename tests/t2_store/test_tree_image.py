@@ -70,7 +70,7 @@ def test_the_bytes_of_a_note() -> None:
  "list_sha256": "abababababababababababababababababababababababababababababababab",
  "mtime_ns": -5,
  "version": 1,
- "writer": 1
+ "writer": 2
 }
 """
     )
