@@ -8,7 +8,7 @@ its own digest, as one that came alone is.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ from aysfs.store.note_values import digest_in, number_in, sha256_in
 from aysfs.store.protocol import Held, Store
 
 VERSION = 1
+
+_Missing = Callable[[Mapping[Digest, int]], Awaitable[set[Digest]]]
 
 _WITHDRAWN = b'{"version": 1}\n'
 _HEADER = head_size(0)
@@ -182,7 +184,7 @@ async def keep_packs(
         found = await read_packs(store, name)
         if found is None:
             continue
-        if found.list_sha256 != list_sha256 or not await _are_whole(claim, store, found):
+        if found.list_sha256 != list_sha256 or not await _are_whole(claim.missing, store, found):
             await claim.keep_note(packs_note(name), _WITHDRAWN)
             return
 
@@ -195,18 +197,23 @@ async def delete_packs(store: Store, name: ServiceName) -> None:
             await one.delete_note(note)
 
 
-async def _are_whole(claim: Claim, store: Store, found: PublishedPacks) -> bool:
-    """Whether all that the note names is there; it is claimed as well.
+async def are_there(store: Store, found: PublishedPacks) -> bool:
+    """Whether a store has all that the note names, as far as can be seen; nothing is claimed."""
+    return await _are_whole(store.missing, store, found)
+
+
+async def _are_whole(missing: _Missing, store: Store, found: PublishedPacks) -> bool:
+    """Whether ``missing``, which may claim them, finds all blobs that the note names.
 
     Not for those who cannot read the index, as who may only write: packs can be made again.
     """
-    if await claim.missing(blobs_of(found, None)):
+    if await missing(blobs_of(found, None)):
         return False
     try:
         index = await read_index(store, found)
     except (BlobMissing, Corrupt, PackDamaged, StoreTrouble):
         return False
-    return not await claim.missing(blobs_of(found, index))
+    return not await missing(blobs_of(found, index))
 
 
 class _Bounded(Held):
