@@ -11,36 +11,26 @@ and then the same is done once more with everything here, the mount included.
 import os
 import random
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import host, network, run, services, trees
+from benchmarks import host, network, published, run, trees
 from benchmarks.figures import Measured, Row, seconds_of
 from benchmarks.network import FAST, SLOW, Line, Setting
+from benchmarks.published import LARGE_SERVICE, POINT, Service, fresh, mounted
 
-ROOT = host.WORK / "wan"  # what the server serves: a store a service
-CACHES = host.WORK / "wan-caches"
-BROUGHT, NAMES = host.WORK / "wan.brought", host.WORK / "wan.names"
-POINT = host.WORK / "mnt-wan"
-PYTHON, REDIS = host.WORK / "python", host.WORK / "redis"
-BASE = "base"  # the folder in a store with what curl brings
-
-BARE, PACKED, PROFILED = "bench__bare", "bench__packed", "bench__profiled"
-REDIS_NAME, LARGE_NAME = "bench__redis", "bench__large"
-
+BROUGHT = host.WORK / "wan.brought"
 CHUNK = 256 << 10
 RANDOM_READS, RANDOM_READERS, PAGE = 1000, 16, 4 << 10
 BESIDE = 30
 AGAIN = {SLOW: 1, FAST: 3}
 """How often a run is made: the slow line's own time hides what disturbs."""
+NOTHING_AHEAD = ("--prefetch", "none")
 
 
 class Ran(NamedTuple):
@@ -50,151 +40,7 @@ class Ran(NamedTuple):
     requests: int
 
 
-Use = Callable[[Path], None]
-"""What a service that is found at a path is for."""
-
-
-class Service(NamedTuple):
-    """A tree, and what its start is."""
-
-    name: str
-    store: str
-    source: Path
-    make: Callable[[Path], None]
-    use: Use
-
-    @property
-    def folder(self) -> Path:
-        return ROOT / self.store
-
-
-def imports(place: Path) -> None:
-    host.run(services.python(place, services.IMPORTS))
-
-
-def pong(place: Path) -> None:
-    with services.redis(place):
-        pass
-
-
-def nothing(_place: Path) -> None:
-    pass
-
-
-def python_service(name: str) -> Service:
-    return Service(name, "python", PYTHON, services.make_python, imports)
-
-
-REDIS_SERVICE = Service(REDIS_NAME, "redis", REDIS, services.make_redis, pong)
-LARGE_SERVICE = Service(LARGE_NAME, "large", host.LARGE, trees.make_large, nothing)
-
-
-# --- what is here ------------------------------------------------------------------------
-
-
-@cache
-def has(option: str, *command: str) -> bool:
-    """Whether a command of the project knows an option, or a group a command."""
-    return option in host.run([host.command(), *command, "--help"]).split()
-
-
-def prefetch(kind: str) -> list[str]:
-    return ["--prefetch", kind] if has("--prefetch", "mount") else []
-
-
-def missing(*needed: tuple[str, ...]) -> str:
-    """A note on what the figure would need and nobody has built yet."""
-    lacking = [
-        " ".join([*command, option]) for option, *command in needed if not has(option, *command)
-    ]
-    return f"; NOT HERE YET: {', '.join(lacking)}" if lacking else ""
-
-
-@cache
-def published(service: Service, *options: str) -> None:
-    """Have a service in its store, made anew in every run of the benchmark."""
-    host.once(service.source, service.make)
-    host.say(f"pushing {service.name}")
-    service.folder.mkdir(parents=True, exist_ok=True)
-    where = ("--name", service.name, "--base", "/srv/bench", "--store", service.folder)
-    host.aysfs("push", service.source, *where, *options)
-
-
-def bare(name: str) -> Service:
-    """The large Python, each of its files a blob and nothing else."""
-    service = python_service(name)
-    published(service)
-    return service
-
-
-def packed(name: str) -> Service:
-    """The same in packs, where they are here."""
-    service = python_service(name)
-    published(service, *(["--packs"] if has("--packs", "push") else []))
-    return service
-
-
-@cache
-def recorded(service: Service) -> None:
-    """Have the profile of a start in the store."""
-    if not has("profile"):
-        return
-    POINT.mkdir(exist_ok=True)
-    where = ("--store", service.folder, "--cache", fresh(), "--at", POINT)
-    command = start_words(service, POINT)
-    host.aysfs("profile", "record", service.name, *where, "--", *command)
-
-
-def start_words(service: Service, place: Path) -> list[str | Path]:
-    """The start of a service as one command that ends."""
-    if service.use is imports:
-        return services.python(place, services.IMPORTS)
-    return [sys.executable, "-m", "benchmarks.services", place]
-
-
-def profiled(service: Service) -> Service:
-    published(service, *(["--packs"] if has("--packs", "push") else []))
-    recorded(service)
-    return service
-
-
-# --- bases -------------------------------------------------------------------------------
-
-
-@cache
-def started_blobs(service: Service) -> tuple[Path, ...]:
-    """The blobs that a start reads, by doing it beside the store."""
-    alone = service._replace(name=BARE)  # with packs, more than what is read would come
-    published(alone)
-    where = fresh()
-    with mounted(alone.name, "--store", alone.folder, "--cache", where, *prefetch("none")):
-        alone.use(POINT)
-    found = sorted(path.relative_to(where / "objects") for path in where.glob("objects/?/?/*"))
-    return tuple(service.folder / "dedupe" / path for path in found)
-
-
-def all_blobs(service: Service) -> tuple[Path, ...]:
-    """Every blob of the files of a service (its store has those of no other)."""
-    named = {line.split("|")[1] for line in list_text(service).splitlines() if "|2|" in line}
-    found = (service.folder / "dedupe" / one[0] / one[1] / one for one in sorted(named))
-    return tuple(path for path in found if path.stat().st_size)
-
-
-def list_text(service: Service) -> str:
-    return (service.folder / f"dedupe/md/{service.name}.flist").read_text()
-
-
-@cache
-def compressed(folder: Path, label: str, blobs: tuple[Path, ...]) -> tuple[str, str]:
-    """Blobs as one file of zstd frames in a store: its URL below the store, and what it is."""
-    target = folder / BASE / f"{label}.zst"
-    target.parent.mkdir(exist_ok=True)
-    NAMES.write_text("".join(f"{path}\n" for path in blobs))
-    script = 'exec zstd -q -3 -c --filelist "$1" >"$2"'
-    host.run(["sh", "-c", script, "sh", NAMES, target])
-    size, whole = target.stat().st_size, sum(path.stat().st_size for path in blobs)
-    words = f"{len(blobs)} blobs, {whole / 1e6:.1f} MB, {size / 1e6:.1f} MB as zstd -3 frames"
-    return f"{BASE}/{label}.zst", words
+# --- runs --------------------------------------------------------------------------------
 
 
 def curl(line: Line, service: Service, path: str) -> float:
@@ -208,35 +54,12 @@ def store_url(line: Line, service: Service, path: str = "") -> str:
     return f"{line.url}/{service.store}/{path}".rstrip("/")
 
 
-# --- runs --------------------------------------------------------------------------------
-
-
-def fresh() -> Path:
-    """A cache that was never used. None is removed before the end: see ``rows.push_first``."""
-    CACHES.mkdir(exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=CACHES)) / "cache"
-
-
 def chill(service: Service) -> None:
     """Nothing is in memory but what the server serves."""
     host.settle()
     host.drop_caches()
     words = 'find "$1" -type f -print0 | xargs -0 cat >/dev/null'
     host.run(["sh", "-c", words, "sh", service.folder])
-
-
-@contextmanager
-def mounted(name: str, *options: str | Path) -> Iterator[None]:
-    """A mount, without a look at who serves it before the end: that would give it time."""
-    POINT.mkdir(exist_ok=True)
-    try:
-        host.aysfs("mount", name, POINT, *options)
-        yield
-        pid = host.serving(POINT)
-        host.aysfs("umount", POINT)
-        host.wait_for_end(pid)
-    finally:
-        host.take_away(POINT)
 
 
 def start(line: Line, service: Service, where: Path, *options: str) -> Ran:
@@ -274,12 +97,11 @@ def against_base(
     label: str,
     blobs: tuple[Path, ...],
     measure: Callable[[Line, Service], tuple[Ran, float]],
-    lacking: str,
 ) -> Measured:
     """Medians of runs in turns with curl's."""
-    path, words = compressed(service.folder, label, blobs)
+    path, words = published.compressed(service.folder, label, blobs)
     mine, peer = [], []
-    with network.line(setting, ROOT) as line:
+    with network.line(setting, published.ROOT) as line:
         for _ in range(AGAIN[setting]):
             brought = curl(line, service, path)
             ran, warm = measure(line, service)
@@ -289,7 +111,7 @@ def against_base(
     brought, warm = (statistics.median(one[n] for one in peer) for n in (0, 1))
     note = (
         f"{seconds_of([ran.seconds for ran in mine])}, {mine[-1].requests} requests; curl of"
-        f" {words} {brought:.2f} s + warm {warm:.2f} s{lacking}"
+        f" {words} {brought:.2f} s + warm {warm:.2f} s"
     )
     return Measured(taken / (brought + warm), note)
 
@@ -298,42 +120,42 @@ def against_base(
 
 
 def with_profile(setting: Setting, service: Service) -> Measured:
-    profiled(service)
-    lacking = missing(("profile",), ("--packs", "push"), ("--prefetch", "mount"))
-    blobs = started_blobs(service)
-    return against_base(setting, service, f"start-{service.name}", blobs, cold_start, lacking)
+    published.with_profile(service)
+    blobs = published.started_blobs(service)
+    return against_base(setting, service, f"start-{service.name}", blobs, cold_start)
 
 
 def without_profile(setting: Setting) -> Measured:
-    """The first start of all against the same on demand, a request a file."""
-    one_by_one, first = bare(BARE), packed(PACKED)
-    with network.line(setting, ROOT) as line:
-        peer, warm = cold_start(line, one_by_one, *prefetch("none"))
-        mine, _ = cold_start(line, first)
+    """The first start of all against the same on demand, a request a file; medians."""
+    one_by_one, first = published.bare(), published.packed()
+    mine, peer = [], []
+    with network.line(setting, published.ROOT) as line:
+        for _ in range(AGAIN[setting]):
+            peer.append(cold_start(line, one_by_one, *NOTHING_AHEAD)[0])
+            mine.append(cold_start(line, first)[0])
+    times, others = ([ran.seconds for ran in runs] for runs in (mine, peer))
     note = (
-        f"{mine.seconds:.2f} s, {mine.requests} requests; a request a file {peer.seconds:.2f} s,"
-        f" {peer.requests} requests; warm {warm:.2f} s{missing(('--packs', 'push'))}"
+        f"{seconds_of(times)}, {mine[-1].requests} requests; a request a file"
+        f" {seconds_of(others)}, {peer[-1].requests} requests"
     )
-    return Measured(mine.seconds / peer.seconds, note)
+    return Measured(statistics.median(times) / statistics.median(others), note)
 
 
 def whole(setting: Setting) -> Measured:
-    service = packed(PACKED)
-    return against_base(
-        setting, service, "whole", all_blobs(service), fetch, missing(("--packs", "push"))
-    )
+    service = published.packed()
+    return against_base(setting, service, "whole", published.all_blobs(service), fetch)
 
 
 def first_mebibyte(setting: Setting) -> Measured:
     """Milliseconds from open to the last byte, in a mount that is there."""
-    published(LARGE_SERVICE)
+    published.push(LARGE_SERVICE)
     times = []
-    with network.line(setting, ROOT) as line:
+    with network.line(setting, published.ROOT) as line:
         url = store_url(line, LARGE_SERVICE)
         for _ in range(AGAIN[setting]):
             where = fresh()
             chill(LARGE_SERVICE)
-            with mounted(LARGE_NAME, "--store", url, "--cache", where, *prefetch("none")):
+            with mounted(LARGE_SERVICE.name, "--store", url, "--cache", where, *NOTHING_AHEAD):
                 began = time.monotonic()
                 with (POINT / "large.bin").open("rb", buffering=0) as file:
                     got = len(file.read(1 << 20))
@@ -341,38 +163,33 @@ def first_mebibyte(setting: Setting) -> Measured:
     if got != 1 << 20:
         raise host.FailedError(f"read {got} bytes")
     least = setting.seconds(1 << 20)
-    note = f"{seconds_of(times)}; one round trip and the bytes on the line {least * 1e3:.1f} ms"
-    return Measured(statistics.median(times) * 1e3, note + chunks_missing())
-
-
-def chunks_missing() -> str:
-    """Whether the list of the large file names its chunks."""
-    named = "chunks=" in list_text(LARGE_SERVICE)
-    return "" if named else "; NOT HERE YET: chunks"
+    each = ", ".join(f"{seconds * 1e3:.1f}" for seconds in times)
+    note = f"{each} ms; one round trip and the bytes on the line {least * 1e3:.1f} ms"
+    return Measured(statistics.median(times) * 1e3, note)
 
 
 def random_reads(setting: Setting) -> Measured:
     """By several readers, as a database has, against curl of as many bytes as the chunks have."""
-    published(LARGE_SERVICE)
+    published.push(LARGE_SERVICE)
     dice = random.Random(trees.SEED)
     places = [dice.randrange(trees.LARGE_SIZE // PAGE) * PAGE for _ in range(RANDOM_READS)]
     size = len({place // CHUNK for place in places}) * CHUNK
-    part = LARGE_SERVICE.folder / BASE / "chunks"
+    part = LARGE_SERVICE.folder / published.BASE / "chunks"
     part.parent.mkdir(exist_ok=True)
     with (host.LARGE / "large.bin").open("rb") as source:
         part.write_bytes(source.read(size))
     where = fresh()
-    with network.line(setting, ROOT) as line:
-        peer = curl(line, LARGE_SERVICE, f"{BASE}/chunks")
+    with network.line(setting, published.ROOT) as line:
+        peer = curl(line, LARGE_SERVICE, f"{published.BASE}/chunks")
         url = store_url(line, LARGE_SERVICE)
         chill(LARGE_SERVICE)
-        with mounted(LARGE_NAME, "--store", url, "--cache", where, *prefetch("none")):
+        with mounted(LARGE_SERVICE.name, "--store", url, "--cache", where, *NOTHING_AHEAD):
             mine = read_at(POINT / "large.bin", places)
     note = (
         f"{mine:.2f} s, {RANDOM_READERS} readers; curl of the {size / 1e6:.0f} MB of chunks that"
         f" they need {peer:.2f} s"
     )
-    return Measured(mine / peer, note + chunks_missing())
+    return Measured(mine / peer, note)
 
 
 def read_at(path: Path, places: Sequence[int]) -> float:
@@ -388,28 +205,16 @@ def read_at(path: Path, places: Sequence[int]) -> float:
 
 def beside(setting: Setting) -> Measured:
     """The median read of a small file while everything is fetched, against that of one alone."""
-    service = packed(PACKED)
-    paths = small_files(service)
-    with network.line(setting, ROOT) as line:
+    service = published.packed()
+    paths = published.small_files(service, BESIDE)
+    with network.line(setting, published.ROOT) as line:
         alone = reads(line, service, paths, full=False)
         busy = reads(line, service, paths, full=True)
-    how = "" if has("--prefetch", "mount") else "; NOT HERE YET: mount --prefetch, `fetch` instead"
     note = (
         f"{len(busy)} reads {statistics.median(busy) * 1e3:.1f} ms, worst {max(busy) * 1e3:.1f};"
-        f" alone {statistics.median(alone) * 1e3:.1f} ms, worst {max(alone) * 1e3:.1f}{how}"
+        f" alone {statistics.median(alone) * 1e3:.1f} ms, worst {max(alone) * 1e3:.1f}"
     )
     return Measured(statistics.median(busy) / statistics.median(alone), note)
-
-
-def small_files(service: Service) -> list[tuple[str, str]]:
-    """Paths and digests of files that nothing has in common, each with other bytes."""
-    found = {}
-    for line in list_text(service).splitlines():
-        path, *columns = line.split("|")
-        if len(columns) > 5 and columns[5] == "2" and 4096 <= int(columns[1]) <= 32768:
-            found[columns[0]] = path.removeprefix("/srv/bench/")
-    digests = random.Random(trees.SEED).sample(sorted(found), BESIDE)
-    return [(found[digest], digest) for digest in digests]
 
 
 def reads(
@@ -421,23 +226,14 @@ def reads(
     options = ("--store", url, "--cache", where)
     chill(service)
     times = []
-    with mounted(service.name, *options, *prefetch("all" if full else "none")):
-        instead = None
-        if full and not prefetch("all"):
-            words = [host.command(), "fetch", service.name, *options]
-            instead = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL)
-        try:
-            if full:
-                wait_for_blobs(where)
-            for path, digest in paths:
-                if not (where / "objects" / digest[0] / digest[1] / digest).exists():
-                    began = time.monotonic()
-                    (POINT / path).read_bytes()
-                    times.append(time.monotonic() - began)
-        finally:
-            if instead is not None:
-                instead.terminate()
-                instead.wait()
+    with mounted(service.name, *options, "--prefetch", "all" if full else "none"):
+        if full:
+            wait_for_blobs(where)
+        for path, digest in paths:
+            if not (where / "objects" / digest[0] / digest[1] / digest).exists():
+                began = time.monotonic()
+                (POINT / path).read_bytes()
+                times.append(time.monotonic() - began)
     if len(times) < BESIDE / 2:
         raise host.FailedError(f"only {len(times)} of {BESIDE} files were not here yet")
     return times
@@ -467,11 +263,11 @@ def pair(
 
 
 def imports_with_profile(setting: Setting) -> Measured:
-    return with_profile(setting, python_service(PROFILED))
+    return with_profile(setting, published.PROFILED)
 
 
 def redis_with_profile(setting: Setting) -> Measured:
-    return with_profile(setting, REDIS_SERVICE)
+    return with_profile(setting, published.REDIS_SERVICE)
 
 
 ROWS = (
@@ -500,7 +296,7 @@ def prepare() -> None:
 
 def clear() -> None:
     host.clear()
-    for path in (ROOT, CACHES, BROUGHT, NAMES, network.FOLDER):
+    for path in (*published.MADE, BROUGHT, network.FOLDER):
         host.remove(path)
 
 

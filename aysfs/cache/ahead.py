@@ -108,14 +108,15 @@ class Ahead:
     async def _go(
         self, course: Course, going: Going, number: int, everybody: trio.CancelScope
     ) -> None:
-        while True:
+        while not course.is_over:
             most = await self._pace.allow()
             if number and self._polite:
                 await self._fetcher.calm()
             segment = course.next(most)  # what it plans is boarded before anybody else can run
             going.done = course.passed
             if segment is None:
-                return
+                await trio.lowlevel.checkpoint()
+                continue
             self._pace.spend(segment.length)
             carried = await self._fetcher.crew.carry(segment, going.what)
             self._pace.learn(carried)

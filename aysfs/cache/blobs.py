@@ -11,14 +11,13 @@ import fcntl
 import itertools
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from aysfs import digest as digests
 from aysfs.cache import stamp
+from aysfs.cache.insertion import NEW, Insertion, write_all
 from aysfs.cache.root import enter, translated
 from aysfs.cache.usage import Usage, on_disk
 from aysfs.digest import Digest
@@ -26,10 +25,7 @@ from aysfs.errors import CacheUnusable, Corrupt
 from aysfs.limits import LARGE, Limits
 
 _CHUNK = 1 << 20
-_SHARED = 512 << 10  # of so many bytes at once, hashing and writing have a thread each
-_writers = ThreadPoolExecutor(2, thread_name_prefix="cache-write")
 _NAME = 1 + 32  # bytes of a path that are its slash and its name
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _KEPT_IN_QUARANTINE = 16
 
 T = TypeVar("T")
@@ -185,7 +181,7 @@ class Cache:
         self._quarantine(path, digest, before)
         return False
 
-    def insertion(self, digest: Digest, size: int, *, reserved: bool = False) -> "Insertion":
+    def insertion(self, digest: Digest, size: int, *, reserved: bool = False) -> Insertion:
         """Begin to take in a blob of known size; NoSpace when there is no room for it.
 
         ``reserved`` hands over room that ``make_room`` has reserved.
@@ -216,8 +212,8 @@ class Cache:
         try:
             if digests.of(data) != digest:
                 raise Corrupt(f"blob {digest.hex()}: wrong bytes")
-            descriptor = os.open(tmp, _NEW, 0o400)
-            _write_all(descriptor, data)
+            descriptor = os.open(tmp, NEW, 0o400)
+            write_all(descriptor, data)
             return place(descriptor, tmp, digest, len(data))
         except (Corrupt, OSError) as error:
             if descriptor is not None:
@@ -346,114 +342,6 @@ class Cache:
         kept = sorted(directory.iterdir(), key=lambda item: item.lstat().st_ctime_ns)
         for item in kept[:-_KEPT_IN_QUARANTINE]:
             item.unlink(missing_ok=True)
-
-
-class Insertion:
-    """The sink of one blob on its way in. Hashes while it writes; exists only until verified.
-
-    ``write`` may run in a worker thread that outlives its flight: ``abort`` makes the next
-    write fail instead of touching a descriptor that is no longer ours. ``progress`` counts
-    the bytes taken, for whoever watches for a stall.
-    """
-
-    def __init__(self, cache: Cache, tmp: str, digest: Digest, size: int) -> None:
-        self.progress = 0
-        self._cache = cache
-        self._tmp = tmp
-        self._digest = digest
-        self._size = size
-        self._hasher = digests.hasher()
-        self._is_verified = False
-        self._lock = threading.Lock()  # protects _descriptor against abort during a write
-        self._descriptor: int | None = None
-        try:
-            self._descriptor = os.open(tmp, _NEW, 0o400)
-        except OSError as error:
-            cache.usage.release(size)
-            raise translated(error, cache.root) from error
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes; Corrupt as soon as they cannot be, or are not, the blob."""
-        with self._lock:
-            if self._descriptor is None:
-                raise Corrupt(f"blob {self._digest.hex()}: its fetch was given up")
-            self.progress += len(data)
-            if self.progress > self._size:
-                raise Corrupt(f"blob {self._digest.hex()}: more than its {self._size} bytes")
-            try:
-                if len(data) < _SHARED:
-                    self._hasher.update(data)
-                    _write_all(self._descriptor, data)
-                else:
-                    written = _writers.submit(_write_all, self._descriptor, data)
-                    self._hasher.update(data)
-                    written.result()
-            except OSError as error:
-                raise translated(error, self._cache.root) from error
-            if self.progress == self._size:
-                self._verify()
-
-    def restart(self) -> None:
-        """Begin again with the first byte."""
-        with self._lock:
-            if self._descriptor is None:
-                raise Corrupt(f"blob {self._digest.hex()}: its fetch was given up")
-            self.progress = 0
-            self._hasher = digests.hasher()
-            self._is_verified = False
-            try:
-                os.lseek(self._descriptor, 0, os.SEEK_SET)
-                os.ftruncate(self._descriptor, 0)
-            except OSError as error:
-                raise translated(error, self._cache.root) from error
-
-    def commit(self) -> None:
-        """Verify, stamp and place the blob; Corrupt, and nothing kept, when the bytes are wrong."""
-        self._commit(self._cache.place)
-
-    def commit_and_open(self) -> int:
-        """As ``commit``; a descriptor to read the blob by, the caller's to close."""
-        return self._commit(self._cache.place_and_open)
-
-    def _commit(self, place: Callable[[int, str, Digest, int], T]) -> T:
-        with self._lock:
-            if self._descriptor is None:
-                raise Corrupt(f"blob {self._digest.hex()}: its fetch was given up")
-            if not self._is_verified:
-                self._verify()
-            try:
-                placed = place(self._descriptor, self._tmp, self._digest, self._size)
-            except OSError as error:
-                raise translated(error, self._cache.root) from error
-            self._close()
-            return placed
-
-    def _verify(self) -> None:
-        if self.progress != self._size or self._hasher.digest() != self._digest:
-            got = f"{self.progress} of {self._size} bytes"
-            raise Corrupt(f"blob {self._digest.hex()}: wrong bytes ({got})")
-        self._is_verified = True
-
-    def abort(self) -> None:
-        """Forget everything; harmless after ``commit`` and from any thread."""
-        with self._lock:
-            if self._descriptor is None:
-                return
-            self._close()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._tmp)
-            self._cache.usage.release(self._size)
-
-    def _close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    written = os.write(descriptor, data)
-    while written < len(data):
-        written += os.write(descriptor, memoryview(data)[written:])
 
 
 def _hash(descriptor: int) -> Digest:

@@ -61,7 +61,7 @@ class LargeBlobs:
         self.whole = whole
         self.flights = flights
         self.nursery = nursery
-        self.completed: Callable[[Cache, Digest], Awaitable[object]] = _nothing
+        self.completed: Callable[[Cache], Awaitable[object]] = _nothing
         """Run for each blob that was completed, once nobody has it open any more."""
         self.is_over = False
         self.ahead = 0  # requests under way that nobody waited for when they began
@@ -74,7 +74,7 @@ class LargeBlobs:
         key = digest, size, chunks
         descriptor = self.whole.open_at_once(digest, size)
         if descriptor is not None:
-            return Reader(None, descriptor, size, why)
+            return Reader(self.whole.cache, None, descriptor, size, why)
         large = self._open.get(key)
         if large is not None and large.error is not None:
             large = None
@@ -89,8 +89,10 @@ class LargeBlobs:
                 large = self._open[key] = _Large(self, key, partial)
                 large.complete_if_all_here()  # whoever had it before may have been killed then
         if large is None:
-            return Reader(None, await self.whole.open_fetched(digest, size, why), size, why)
-        return Reader(large, -1, size, why)
+            return Reader(
+                self.whole.cache, None, await self.whole.open_fetched(digest, size, why), size, why
+            )
+        return Reader(self.whole.cache, large, -1, size, why)
 
     def part_of(self, digest: Digest, size: int) -> Chunks | None:
         """The chunks of a blob of which some are here, where they are to be used."""
@@ -151,7 +153,7 @@ class LargeBlobs:
         if self._open.get(large.key) is large:
             del self._open[large.key]
         if large.is_done and not self.is_over:
-            self.nursery.start_soon(self.completed, self.whole.cache, large.key[0])
+            self.nursery.start_soon(self.completed, self.whole.cache)
 
     def refuse(self, large: "_Large") -> None:
         """Its chunks are not those of its blob: read it whole from now on."""
@@ -162,14 +164,17 @@ class LargeBlobs:
         self._whole_until = trio.current_time() + _WITHOUT_RANGES
 
 
-async def _nothing(_cache: Cache, _digest: Digest) -> None:
+async def _nothing(_cache: Cache) -> None:
     """For those whom it does not matter to."""
 
 
 class Reader:
     """One open file. Close it."""
 
-    def __init__(self, large: "_Large | None", descriptor: int, size: int, why: object) -> None:
+    def __init__(
+        self, cache: Cache, large: "_Large | None", descriptor: int, size: int, why: object
+    ) -> None:
+        self.cache = cache
         self._large = large
         self._descriptor = descriptor
         self._size = size
@@ -178,6 +183,11 @@ class Reader:
         self._in_line = 0  # bytes read one behind the other
         if large is not None:
             large.readers += 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the blob is in the cache, as one of its own."""
+        return self._large is None or self._large.is_done or self._large.whole is not None
 
     async def read(self, offset: int, length: int) -> bytes:
         """These bytes of the blob, fewer at its end, verified. Raises as ``Fetcher.open`` does."""

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import trio
 
-from aysfs.cache.blobs import Cache, Insertion
+from aysfs.cache.blobs import Cache
 from aysfs.cache.carry import Arrival, Carry
 from aysfs.cache.eviction import make_room
 from aysfs.cache.flights import Flight, Flights
+from aysfs.cache.insertion import Insertion
 from aysfs.cache.packs import LONGEST_REACH, Around, Course, Packs, Segment
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoRanges, NoSpace, StoreTrouble
@@ -85,7 +86,11 @@ class Crew:
     async def _accompany(self, course: Course) -> None:
         """Bring what is left of the neighbourhood of a miss, which is on its way by now."""
         try:
-            while (segment := course.next(LONGEST_REACH)) is not None:
+            while not course.is_over:
+                segment = course.next(LONGEST_REACH)
+                if segment is None:
+                    await trio.lowlevel.checkpoint()
+                    continue
                 carried = await self.carry(segment, _BESIDE)
                 if carried.outcome is not Outcome.DONE:
                     return

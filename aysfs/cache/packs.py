@@ -21,6 +21,8 @@ Wanted = Callable[[Digest, int], bool]
 FIRST_REACH = 512 << 10
 LONGEST_REACH = 1 << 20
 
+_LOOKS = 512  # blobs that are looked at in a row: each may be a stat(2)
+
 
 class Frame(NamedTuple):
     """A blob in a segment: ``start`` is where its frame begins there, ``stored`` its length."""
@@ -116,12 +118,14 @@ class Course:
         self.passed = 0
 
     def next(self, most: int) -> Segment | None:
-        """Up to so many stored bytes, or one blob; None at the end.
+        """Up to so many stored bytes, or one blob; a whole pack where the store gives no parts.
 
-        A whole pack where the store gives no parts of one.
+        None when nothing was wanted so far: at the end, or others should run in between.
         """
         index = self._index
-        while self._at < self._end:
+        for _ in range(_LOOKS):
+            if self.is_over:
+                break
             here = self._at
             pack = index.packs[index.pack(here)]
             if not self._packs.is_trusted(pack):
@@ -137,6 +141,11 @@ class Course:
                 self._pass(_extent(index, end, here, reach, self._wanted) + 1)
                 return _segment(index, pack, here, self._at)
         return None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to come."""
+        return self._at >= self._end
 
     def go_back(self, segment: Segment) -> None:
         """Come to the pack of a segment once more: what arrived of it is not wanted any more."""
@@ -165,7 +174,9 @@ def _window(
     """The nearest of a pack, on both sides in turns, until what is wanted of them is ``reach``."""
     first, end = here, here + 1
     left = reach
-    while left > 0 and (first > pack.first or end < pack.first + pack.count):
+    for _ in range(_LOOKS):
+        if left <= 0 or (first, end) == (pack.first, pack.first + pack.count):
+            break
         if end < pack.first + pack.count:
             left -= _cost(index, end, wanted)
             end += 1

@@ -18,7 +18,7 @@ from aysfs.cache.bulk import Progress
 from aysfs.cache.fetch import Fetcher
 from aysfs.cache.modes import ALL, NONE, PACKS
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError
+from aysfs.errors import AysfsError, BlobMissing, Corrupt, PackDamaged
 from aysfs.names import ListRef, ServiceName
 from aysfs.pack.index import PackIndex
 from aysfs.store.packs import PublishedPacks, Start, read_index, read_packs
@@ -206,8 +206,10 @@ class Prefetch:
     async def _index(self, service: _Service, found: PublishedPacks) -> PackIndex | None:
         try:
             return await read_index(self._store, found)
-        except AysfsError as error:
+        except (BlobMissing, Corrupt, PackDamaged) as error:
             log.warning("%s: its packs are not used: %s", service.name, error)
+        except AysfsError as error:
+            log.info("%s: its packs are not used: %s", service.name, error)
         return None
 
     def _add(self, service: _Service, index: PackIndex) -> None:

@@ -115,12 +115,12 @@ class Readers:
         """The reader of a handle; None for a descriptor."""
         return self._readers.get(handle) if handle > _FIRST_READER else None
 
-    def close(self, handle: int) -> bool:
-        """Close the reader of a handle; False when it is a descriptor."""
+    def close(self, handle: int) -> Reader | None:
+        """Close the reader of a handle; None when it is a descriptor."""
         reader = self._readers.pop(handle, None)
         if reader is not None:
             reader.close()
-        return reader is not None
+        return reader
 
 
 class FuseEngine(pyfuse3.Operations):
@@ -299,7 +299,7 @@ class FuseEngine(pyfuse3.Operations):
     async def release(self, fh: FileHandleT) -> None:
         if fh == _NO_DESCRIPTOR:
             return
-        if not self._readers.close(fh):
+        if self._readers.close(fh) is None:
             os.close(fh)
         self.counters.open_files -= 1
 

@@ -1,5 +1,6 @@
 """The process of a daemon, from inside: what ``aysfs.mount.spawn`` expects of it."""
 
+import errno
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ def be_daemon(log_level: str, run: Callable[[Callable[[], None]], None]) -> int:
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("pyfuse3").addFilter(_is_told)
     answer = int(sys.argv[1])
 
     def tell(line: dict[str, object]) -> None:
@@ -40,6 +42,15 @@ def be_daemon(log_level: str, run: Callable[[Callable[[], None]], None]) -> int:
         tell({"failed": str(error), "code": int(error.code), "hint": error.hint})
         return int(error.code)
     return int(ExitCode.OK)
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """Not that a read was answered which nobody waits for any more.
+
+    So it is, with ENOENT, for what the kernel read ahead of a file by the time of an unmount.
+    """
+    line = record.getMessage()
+    return not (line.startswith("fuse_read()") and line.endswith(os.strerror(errno.ENOENT)))
 
 
 def _allow_all_descriptors() -> None:

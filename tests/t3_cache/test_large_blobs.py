@@ -245,12 +245,12 @@ async def read_all(reader: Reader) -> None:
 
 
 async def test_what_is_complete_is_a_blob_as_any_other(tmp_path: Path, no_leaks: None) -> None:
-    done: list[Digest] = []
+    done: list[Cache] = []
     async with serving(tmp_path, large_store()) as fetcher:
         cache = fetcher.cache
 
-        async def note(_cache: Cache, digest: Digest) -> None:
-            done.append(digest)
+        async def note(cache: Cache) -> None:
+            done.append(cache)
 
         fetcher.large.completed = note
         async with reading(fetcher) as reader:
@@ -259,7 +259,7 @@ async def test_what_is_complete_is_a_blob_as_any_other(tmp_path: Path, no_leaks:
             assert await reader.read(5, 10) == DATA[5:15]
             assert done == []
         await wait_all_tasks_blocked()
-        assert done == [DIGEST]
+        assert done == [cache]
         assert list(cache.scan_partial()) == []
         assert [name for _, _, names in os.walk(tmp_path / "cache/partial") for name in names] == [
             "lock"

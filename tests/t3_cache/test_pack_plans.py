@@ -164,6 +164,22 @@ def test_a_course_of_the_start_pack_ends_with_it() -> None:
     assert course.next(1 << 20) is None
 
 
+def test_a_course_past_what_is_here_lets_others_run() -> None:
+    data = many(2000, 32)
+    index = packed(MemoryStore(), [data])
+    last = digests.of(data[-1])
+    course = Packs().course(
+        index, start_pack_only=False, wanted=lambda digest, _size: digest == last
+    )
+    steps = 0
+    while (segment := course.next(1 << 20)) is None:
+        assert not course.is_over
+        steps += 1
+    assert steps > 2
+    assert digests_of(segment) == [last]
+    assert course.is_over
+
+
 def test_a_course_that_goes_back_gives_what_is_still_wanted_once_more() -> None:
     data = many(6)
     index = packed(MemoryStore(), [data])

@@ -85,6 +85,13 @@ def killed_and_mounted_again(site: Site) -> None:
     site.mount()
 
 
+def is_native(site: Site) -> bool:
+    """Whether the file is the cache's own when it is open, and not served by the daemon."""
+    with (site.point / "large").open("rb"):
+        daemon = Path(f"/proc/{site.pid()}/fd")
+        return str(cached(site, MD5)) not in [os.readlink(one) for one in daemon.iterdir()]
+
+
 def set_store(site: Site, at: int, data: bytes) -> None:
     """Change bytes of the blob in the store."""
     blob = site.blob(MD5)
@@ -119,6 +126,7 @@ def test_all_of_it_is_right_and_then_an_object(served: Site) -> None:
     until(lambda: is_whole(served))
     assert (served.point / "again").read_bytes() == DATA
     if served.engine == "overlay":  # native from the next first access on: nobody needs a daemon
+        until(lambda: is_native(served))
         served.expected += ["killed by SIGKILL", "its daemon had died"]
         with nobody_repairs(served):
             worker = kill_worker(served)

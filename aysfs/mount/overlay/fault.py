@@ -310,8 +310,11 @@ class FaultLayer(pyfuse3.Operations):
 
     @answered
     async def release(self, fh: FileHandleT) -> None:
-        if not self._readers.close(fh):
+        reader = self._readers.close(fh)
+        if reader is None:
             os.close(fh)
+        elif reader.is_whole:
+            await _let_go(reader.cache)
 
     @answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
@@ -337,8 +340,8 @@ def _chunks(slot: Slot, digest: Digest, size: int) -> Chunks | None:
     return slot.named.chunks_of(digest) if size > LARGE else None
 
 
-async def _let_go(cache: Cache, _digest: Digest) -> None:
-    """Make overlays look again for a blob that was read through us and is an object now."""
+async def _let_go(cache: Cache) -> None:
+    """Make overlays look again for blobs that were read through us and are objects now."""
     await trio.to_thread.run_sync(let_go, cache.root, abandon_on_cancel=True)
 
 
