@@ -15,7 +15,7 @@ from aysfs.cache.crew import Carried, Outcome
 from aysfs.cache.fetch import Fetcher
 from aysfs.cache.packs import Course
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError
+from aysfs.errors import AysfsError, NoSpace
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +126,7 @@ class Ahead:
                 log.info("%s: %s, it ends here", going.what, carried.outcome.value)
                 going.state = carried.outcome.value
                 everybody.cancel()
+                return
             elif carried.outcome is Outcome.NO_RANGES:
                 course.go_back(segment)
             elif carried.outcome is Outcome.TROUBLE:
@@ -163,12 +164,15 @@ class Ahead:
                 if number % _AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
                 continue
-            if not fetcher.cache.usage.has_room(size):
-                going.state = Outcome.FULL.value
-                everybody.cancel()
             await self._pace.allow()
             self._pace.spend(size)
             try:
-                await fetcher.ensure(digest, size, going.what)
+                await fetcher.bring_ahead(digest, size, going.what)
+            except NoSpace:
+                log.info("%s: %s, it ends here", going.what, Outcome.FULL.value)
+                going.state = Outcome.FULL.value
+                everybody.cancel()
+                return
             except AysfsError as error:  # the fetch has logged it
                 log.debug("%s: %s", going.what, error)
+            await trio.lowlevel.checkpoint()  # what is at hand waits for nothing

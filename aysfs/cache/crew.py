@@ -129,7 +129,7 @@ class Crew:
             descriptor = self._cache.open(digest, size)
             if descriptor is not None:
                 return descriptor
-        insertion = await self._begin(digest, size)
+        insertion = await self._begin(flight)
         flight.carrier = insertion
         try:
             await self._store.get(digest, size, insertion)
@@ -140,10 +140,13 @@ class Crew:
         finally:
             insertion.abort()
 
-    async def _begin(self, digest: Digest, size: int) -> Insertion:
+    async def _begin(self, flight: Flight) -> Insertion:
+        digest, size = flight.digest, flight.size
         try:
             return self._cache.insertion(digest, size)
         except NoSpace:
+            if flight.spares:
+                raise
             # Not abandoned when cancelled: the room that it reserves would be lost.
             await trio.to_thread.run_sync(make_room, self._cache, size)
             return self._cache.insertion(digest, size, reserved=True)
