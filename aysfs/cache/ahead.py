@@ -127,7 +127,7 @@ class Ahead:
                 going.state = carried.outcome.value
                 everybody.cancel()
                 return
-            elif carried.outcome is Outcome.NO_RANGES:
+            if carried.outcome is Outcome.NO_RANGES:
                 course.go_back(segment)
             elif carried.outcome is Outcome.TROUBLE:
                 course.go_back(segment)
