@@ -25,6 +25,7 @@ _SMALLEST, _LARGEST = 64 << 10, 4 << 20  # stored bytes of a request
 _SHORTEST = 0.010  # seconds of a request; a shorter one costs more than it is worth
 _AT_ONCE = 16  # blobs that are there already, before others may run
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds after trouble
+_PATIENCE = 8.0  # the longest pause while somebody waits for all of it, and is to be told
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Ahead:
         polite: bool = True,
         tell: Callable[[], None] | None = None,
     ) -> None:
-        """``polite``: make way for readers who wait for something else.
+        """``polite``: make way for readers who wait for something else. Who is not ends in trouble.
 
         ``tell`` is called whenever something has come.
         """
@@ -129,14 +130,17 @@ class Ahead:
                 return
             if carried.outcome is Outcome.NO_RANGES:
                 course.go_back(segment)
-            elif carried.outcome is Outcome.TROUBLE:
+            elif carried.outcome in (Outcome.TROUBLE, Outcome.UNUSABLE):
+                going.state = carried.outcome.value
+                if not self._polite and self._pause > _PATIENCE:
+                    everybody.cancel()
+                    return
                 course.go_back(segment)
-                await self._rest(going)
+                await self._rest()
             else:
                 self._pause, going.state = _FIRST_PAUSE, "fetching"
 
-    async def _rest(self, going: Going) -> None:
-        going.state = Outcome.TROUBLE.value
+    async def _rest(self) -> None:
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         await trio.sleep(pause)
 
