@@ -24,9 +24,11 @@ Landed = Callable[[AysfsError | None], None]
 
 
 class Moving(Protocol):
-    """What brings a blob, alone or among others. ``progress`` counts the bytes it has taken."""
+    """What brings a blob, alone or among others."""
 
-    progress: int
+    @property
+    def progress(self) -> int:
+        """Bytes that it has taken, and whatever else shows that it moves."""
 
 
 class InFlight(NamedTuple):

@@ -1,24 +1,28 @@
 """Fetching ahead, where it could harm those who read: it lets them run, and takes nothing away."""
 
 import os
+import resource
 import time
 from pathlib import Path
 
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aysfs import digest as digests
 from aysfs.cache.ahead import Ahead, Going
 from aysfs.cache.crew import Outcome
 from aysfs.cache.fetch import Fetcher
+from aysfs.cache.modes import ALL
+from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.digest import Digest
 from aysfs.limits import Limits
+from aysfs.names import parse_name
 from aysfs.pack.index import PackIndex
-from aysfs.store.faults import Passes
+from aysfs.store.faults import Counts, Passes, Vanishes
 from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import Sink
-from tests.packing import many, packed
-from tests.t3_cache.test_carry import has, read_all, serving
+from tests.packing import many, pack_of, packed, publish
+from tests.t3_cache.test_carry import follow, has, read_all, serving
 
 
 class Near(Passes):
@@ -160,3 +164,121 @@ async def test_making_way_for_readers_neither_holds_the_event_loop_nor_looks_lik
             store.go_on.set()
         assert all(has(fetcher, one) for one in data)
     assert turns > 1000
+
+
+# --- trouble -----------------------------------------------------------------------------
+
+
+async def test_who_waits_for_all_of_it_is_not_kept_waiting_by_a_store_that_is_gone(
+    tmp_path: Path, no_leaks: None, mock_clock: MockClock
+) -> None:
+    mock_clock.autojump_threshold = 0.01
+    memory = MemoryStore()
+    index = packed(memory, [many(40)])
+    store = Vanishes(memory)
+    store.gone = True
+    async with serving(tmp_path, store, index) as fetcher:
+        with trio.fail_after(120):
+            going = await follow(fetcher, index, Ahead(fetcher, polite=False))
+        assert going.state == Outcome.TROUBLE.value
+
+
+async def test_a_disk_that_is_full_ends_fetching_ahead(tmp_path: Path, no_leaks: None) -> None:
+    memory = MemoryStore()
+    index = packed(memory, [[os.urandom(9 << 20)]])  # more than is held in memory
+    store = Counts(memory)
+    async with serving(tmp_path, store, index) as fetcher:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+        try:
+            with trio.fail_after(20):
+                going = await follow(fetcher, index)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert going.state == Outcome.FULL.value
+        assert len(store.ranges) == 1
+
+
+async def test_a_cache_that_cannot_be_written_is_not_blamed_on_a_pack(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    data, memory = many(20), MemoryStore()
+    index = packed(memory, [data[:10], data[10:]])
+
+    class OutOfDescriptors(Passes):
+        async def get_range(
+            self, digest: Digest, size: int, start: int, length: int, sink: Sink
+        ) -> None:
+            before = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+            try:
+                await super().get_range(digest, size, start, length, sink)
+                await wait_all_tasks_blocked()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    async with serving(tmp_path, memory, index) as fetcher:
+        await follow(fetcher, PackIndex.join([pack_of(data[:10])[0]], has_start=False))
+    async with serving(tmp_path, OutOfDescriptors(memory), index) as fetcher:
+        crew = fetcher.crew
+        fetcher.cache.usage.reserve(1 << 20)  # room that needs no look at who else has some
+        fetcher.cache.usage.release(1 << 20)
+        course = crew.packs.course(index, start_pack_only=False, wanted=crew.is_wanted)
+        segment = course.next(1 << 20)
+        assert segment is not None
+        carried = await crew.carry(segment, "a test")
+        assert carried.outcome is Outcome.UNUSABLE
+        assert crew.packs.is_trusted(segment.pack)
+
+
+async def test_a_blob_that_a_pack_has_twice_is_taken_in_once(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    data, memory = many(3), MemoryStore()
+    index = packed(memory, [[data[0], data[1], data[0], data[2]]])
+    async with serving(tmp_path, memory, index) as fetcher, trio.open_nursery() as nursery:
+        nursery.start_soon(carry_all, fetcher, index)
+        while not fetcher.in_flight():
+            await trio.lowlevel.checkpoint()
+        await read_all(fetcher, data)
+        assert fetcher.counters.fetched == 3
+
+
+async def test_what_is_wrong_with_a_neighbour_in_the_cache_fails_no_reader(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    data, memory = many(8), MemoryStore()
+    index = packed(memory, [data])
+    async with serving(tmp_path, memory, index) as fetcher:
+        place = Path(fetcher.cache.path(digests.of(data[3]))).parent
+        assert not Path(fetcher.cache.path(digests.of(data[2]))).is_relative_to(place)
+        place.parent.mkdir(exist_ok=True)
+        place.touch()  # no directory
+        await read_all(fetcher, data[2:3])
+
+
+async def test_packs_of_another_list_are_not_used_however_late_that_is_known(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    data, memory, name = many(40), MemoryStore(), parse_name("a__b")
+    index = await publish(memory, name, [data], list_sha256="0" * 64)
+
+    class TellsInTheMiddle(Passes):
+        """The list arrives together with the last byte of the index."""
+
+        async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+            await super().get(digest, size, sink)
+            prefetch.shows(Seen(["1" * 64], lambda: iter(())))
+
+    store = Counts(TellsInTheMiddle(memory))
+    async with serving(tmp_path, store) as fetcher, trio.open_nursery() as nursery:
+        prefetch = Prefetch(fetcher, ALL, polite=False)
+        nursery.start_soon(prefetch.run, [name])
+        await prefetch.until_packs_are_done(lambda _done, _size: None)
+        assert fetcher.crew.packs.around(*_first(index), fetcher.crew.is_wanted) is None
+        assert store.ranges == []
+        nursery.cancel_scope.cancel()
+
+
+def _first(index: PackIndex) -> tuple[Digest, int]:
+    return index.digest(0), index.size(0)
