@@ -113,7 +113,7 @@ class Course:
         self._at = first
         self._end = end
         self._wanted = wanted
-        self.total = sum(map(index.stored, range(first, end)))
+        self.total = index.length(first, end)
         """Stored bytes of the whole way."""
         self.passed = 0
 
@@ -150,12 +150,12 @@ class Course:
     def go_back(self, segment: Segment) -> None:
         """Come to the pack of a segment once more: what arrived of it is not wanted any more."""
         if self._at > segment.pack.first:
-            self.passed -= sum(map(self._index.stored, range(segment.pack.first, self._at)))
+            self.passed -= self._index.length(segment.pack.first, self._at)
             self._at = segment.pack.first
 
     def _pass(self, to: int) -> None:
         to = min(to, self._end)
-        self.passed += sum(map(self._index.stored, range(self._at, to)))
+        self.passed += self._index.length(self._at, to)
         self._at = to
 
 
