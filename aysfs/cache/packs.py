@@ -22,6 +22,9 @@ FIRST_REACH = 512 << 10
 LONGEST_REACH = 1 << 20
 
 _LOOKS = 512  # blobs that are looked at in a row: each may be a stat(2)
+# Frames in a segment, and in one that is a whole pack, where further ones are left to come singly:
+# of tiny blobs each takes more memory here than it has bytes.
+_MOST_FRAMES, _MOST_OF_ALL = 2048, 1 << 16
 
 
 class Frame(NamedTuple):
@@ -137,7 +140,7 @@ class Course:
                 return _whole(index, pack, self._wanted)
             else:
                 reach = most - index.stored(here)
-                end = min(self._end, pack.first + pack.count)
+                end = min(self._end, pack.first + pack.count, here + _MOST_FRAMES)
                 self._pass(_extent(index, end, here, reach, self._wanted) + 1)
                 return _segment(index, pack, here, self._at)
         return None
@@ -214,7 +217,7 @@ def _segment(index: PackIndex, pack: PackInfo, first: int, end: int) -> Segment:
 
 def _whole(index: PackIndex, pack: PackInfo, wanted: Wanted) -> Segment:
     """All of a pack, for those of its blobs that are wanted."""
-    frames = _frames(index, pack.first, pack.first + pack.count, 0)
+    frames = _frames(index, pack.first, pack.first + min(pack.count, _MOST_OF_ALL), 0)
     return Segment(pack, 0, pack.size, tuple(one for one in frames if wanted(one.digest, one.size)))
 
 
