@@ -1,5 +1,6 @@
 """Fetching ahead, where it could harm those who read: it lets them run, and takes nothing away."""
 
+import json
 import os
 import resource
 import time
@@ -13,6 +14,7 @@ from aysfs import digest as digests
 from aysfs.cache.ahead import Ahead, Going
 from aysfs.cache.crew import Outcome
 from aysfs.cache.fetch import Fetcher
+from aysfs.cache.flights import InFlight, in_words
 from aysfs.cache.modes import ALL, PACKS, PROFILE
 from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.digest import Digest
@@ -309,3 +311,21 @@ async def test_a_long_index_is_sorted_where_nobody_waits_for_it(
         first = time.thread_time() - begun
         assert first < 0.02
         nursery.cancel_scope.cancel()
+
+
+# --- telling -----------------------------------------------------------------------------
+
+
+def test_however_many_are_on_their_way_status_can_tell() -> None:
+    flights = [
+        InFlight(digests.of(b"%d" % one), 9, 0, one % 3, float(one % 50), f"/opt/{one}")
+        for one in range(10_000)
+    ]
+    answer = in_words(flights)
+    assert len(json.dumps(answer)) < 100_000  # a client reads 1 MiB
+    told = answer["in_flight"]
+    assert isinstance(told, list)
+    assert {one["waited"] for one in told} == {49.0}
+    assert all(one["waiting"] for one in told)
+    waited_for = sum(one.waiting > 0 for one in flights)
+    assert answer["in_flight_more"] == waited_for - len(told)

@@ -13,6 +13,7 @@ from pathlib import Path
 import trio
 
 from aysfs.cache.blobs import Cache
+from aysfs.cache.flights import in_words
 from aysfs.cache.images import ImageCache
 from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.errors import MountBusy, MountFailed, first_of
@@ -279,11 +280,11 @@ class Host:
             "fetched_bytes": counters.fetched_bytes,
             "failures": counters.failures,
             "refused": counters.refused,
-            "in_flight": [
-                one.to_values()
+            **in_words(
+                one
                 for one in tree.source.fetcher.in_flight()
                 if isinstance(one.why, Why) and one.why.slot is tree.slot
-            ],
+            ),
             "ahead": mount.prefetch.status(),
             "held": await self._held(options.point),
             "pid": os.getpid(),
