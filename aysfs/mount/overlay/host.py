@@ -144,12 +144,15 @@ class Host:
                     if not mount.usable:  # whoever asked for it has left meanwhile
                         _detach(options.point)
                         mount.gone.set()
-                    await self.trees.retire(mount.tree)
                 beside.cancel_scope.cancel()
         finally:
-            # Else we end in an error: what is written down is for the daemon after us.
-            if mount is None or mount.gone.is_set():
-                claim.drop()
+            try:
+                if mount is not None:  # what is fetched ahead by its lists has ended
+                    await self.trees.retire(mount.tree)
+            finally:
+                # Else we end in an error: what is written down is for the daemon after us.
+                if mount is None or mount.gone.is_set():
+                    claim.drop()
         log.info("unmounted %s", options.point)
 
     async def _first_tree(
