@@ -8,7 +8,7 @@ its own digest, as one that came alone is.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +28,8 @@ from aysfs.store.note_values import digest_in, number_in, sha256_in
 from aysfs.store.protocol import Held, Store
 
 VERSION = 1
+
+_Missing = Callable[[Mapping[Digest, int]], Awaitable[set[Digest]]]
 
 _HEADER = head_size(0)
 _EACH = head_size(1) - _HEADER
@@ -175,7 +177,7 @@ async def keep_packs(
     """
 
     async def counts(store: Store, found: PublishedPacks) -> bool:
-        return found.list_sha256 == list_sha256 and await _are_whole(claim, store, found)
+        return found.list_sha256 == list_sha256 and await _are_whole(claim.missing, store, found)
 
     data = None if new is None else new.to_json()
     await list_notes.keep(claim, packs_note(name), data, from_json, counts)
@@ -186,18 +188,23 @@ async def delete_packs(store: Store, name: ServiceName) -> None:
     await list_notes.delete(store, packs_note(name), from_json)
 
 
-async def _are_whole(claim: Claim, store: Store, found: PublishedPacks) -> bool:
-    """Whether all that the note names is there; it is claimed as well.
+async def are_there(store: Store, found: PublishedPacks) -> bool:
+    """Whether a store has all that the note names, as far as can be seen; nothing is claimed."""
+    return await _are_whole(store.missing, store, found)
+
+
+async def _are_whole(missing: _Missing, store: Store, found: PublishedPacks) -> bool:
+    """Whether ``missing``, which may claim them, finds all blobs that the note names.
 
     Not for those who cannot read the index, as who may only write: packs can be made again.
     """
-    if await claim.missing(blobs_of(found, None)):
+    if await missing(blobs_of(found, None)):
         return False
     try:
         index = await read_index(store, found)
     except (BlobMissing, Corrupt, PackDamaged, StoreTrouble):
         return False
-    return not await claim.missing(blobs_of(found, index))
+    return not await missing(blobs_of(found, index))
 
 
 class _Bounded(Held):
