@@ -164,18 +164,17 @@ def _remove(folder: Path) -> None:
 @contextmanager
 def _mounted(options: MountOptions) -> Iterator[Path]:
     """A mount that records, in a runtime directory of its own; the socket of its daemon."""
-    runtime, point = Path(options.runtime), Path(options.point)
-    folder = folder_of(runtime, options.point)
+    folder = folder_of(Path(options.runtime), options.point)
     mount_tree(options)
     try:
         yield folder / "control"
     finally:
         record = read_record(folder)
         try:
-            life.stop(runtime, point)
+            life.unmount_kernel(options.point)
         except MountBusy:
             note("aysfs: a process that the command left behind used the service, which is gone")
-            life.stop(runtime, point, lazy=True)
+            life.unmount_kernel(options.point, lazy=True)
             if record is not None:
                 with suppress(ProcessLookupError):
                     os.kill(record.pid, signal.SIGTERM)

@@ -14,7 +14,7 @@ from aysfs.errors import AysfsError, ExitCode
 log = logging.getLogger("aysfs")
 
 # Seconds after which a thread that computes lets the event loop run. A read beside a prefetch of
-# everything over 1 Gbit/s took 24 ms, 24 ms and 75 ms with it, and 33, 33 and 77 with Python's 5 ms.
+# everything over 1 Gbit/s took 24, 24 and 75 ms with it, and 33, 33 and 77 with Python's 5 ms.
 _SWITCH = 0.0005
 
 
