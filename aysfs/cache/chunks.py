@@ -16,7 +16,7 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Protocol
 
 import trio
@@ -25,7 +25,7 @@ from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import make_room
 from aysfs.cache.flights import Flights, InFlight, Landed
 from aysfs.cache.partial import Partial, chunks_of_part, make_partial, open_partial, whole_digest
-from aysfs.cache.span import Span, SpanSink
+from aysfs.cache.span import Early, Span, SpanSink
 from aysfs.chunks import Chunks
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoRanges, NoSpace, Stalled, StoreTrouble
@@ -69,8 +69,13 @@ class LargeBlobs:
         self._refused: set[tuple[Digest, int, Chunks]] = set()  # their chunks lie, or are not there
         self._whole_until = -float("inf")  # the store gives no parts
 
-    async def open(self, digest: Digest, size: int, chunks: Chunks, why: object = "") -> "Reader":
-        """A reader of a blob for which ``chunks.are_used``. Raises as ``Fetcher.open`` does."""
+    async def open(
+        self, digest: Digest, size: int, chunks: Chunks, why: object = "", *, head: bool = True
+    ) -> "Reader":
+        """A reader of a blob for which ``chunks.are_used``. Raises as ``Fetcher.open`` does.
+
+        Most read the beginning first: with ``head`` it is asked for together with the index.
+        """
         key = digest, size, chunks
         descriptor = self.whole.open_at_once(digest, size)
         if descriptor is not None:
@@ -80,14 +85,21 @@ class LargeBlobs:
             large = None
         elif large is None and self._may_be_read(key):
             partial = open_partial(self.whole.cache, digest, size, chunks)
-            if partial is None and (index := await self._index(key, why)) is not None:
-                large = self._open.get(key)  # meanwhile
-                if large is None:
-                    partial = make_partial(self.whole.cache, digest, size, chunks, index)
+            early = None
+            if partial is None:
+                early = self._early(key) if head else None
+                with early or nullcontext():
+                    index = await self._index(key, why)
+                    large = self._open.get(key)  # meanwhile
+                    if large is None and index is not None:
+                        partial = make_partial(self.whole.cache, digest, size, chunks, index)
+                        early = early and early.kept()
             if partial is not None:
                 self.flights.counters.misses += 1
                 large = self._open[key] = _Large(self, key, partial)
                 large.complete_if_all_here()  # whoever had it before may have been killed then
+                if early is not None:
+                    large.take(early, why)
         if large is None:
             return Reader(
                 self.whole.cache, None, await self.whole.open_fetched(digest, size, why), size, why
@@ -103,7 +115,7 @@ class LargeBlobs:
 
     async def bring(self, digest: Digest, size: int, chunks: Chunks, why: object = "") -> None:
         """Have all of a blob in the cache; only what is missing is asked for."""
-        with closing(await self.open(digest, size, chunks, why)) as reader:
+        with closing(await self.open(digest, size, chunks, why, head=False)) as reader:
             await reader.bring()
 
     def start(self, digest: Digest, size: int, chunks: Chunks, why: object, landed: Landed) -> None:
@@ -130,6 +142,16 @@ class LargeBlobs:
         """Every request under way, for ``status``."""
         now = trio.current_time()
         return [span.told_of(now) for large in self._open.values() for span in large.spans()]
+
+    def _early(self, key: tuple[Digest, int, Chunks]) -> Early | None:
+        """The beginning of a blob, on its way."""
+        digest, size, chunks = key
+        length = FIRST // chunks.size * chunks.size
+        if not length:
+            return None
+        early = Early(self.whole.store, digest, size, length)
+        self.nursery.start_soon(early.run)
+        return early
 
     def _may_be_read(self, key: tuple[Digest, int, Chunks]) -> bool:
         return key not in self._refused and trio.current_time() >= self._whole_until
@@ -326,10 +348,19 @@ class _Large:
                     continue
             for at in range(begin, end, most):
                 span = Span(self.partial, at, min(most, end - at), last, why, deadline)
-                self._flights.update(dict.fromkeys(range(at, at + span.count), span))
-                self._working += 1
-                self.home.ahead += not span.is_needed
-                self.home.nursery.start_soon(self._fly, span)
+                self._begin(span)
+
+    def take(self, early: Early, why: object) -> None:
+        """Have the beginning, which is on its way, brought as any other chunks."""
+        count = early.length // self._cut
+        span = Span(self.partial, 0, count, -1, why, self.home.flights.deadline, early)
+        self._begin(span)
+
+    def _begin(self, span: Span) -> None:
+        self._flights.update(dict.fromkeys(range(span.first, span.first + span.count), span))
+        self._working += 1
+        self.home.ahead += not span.is_needed
+        self.home.nursery.start_soon(self._fly, span)
 
     def _missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Runs of chunks that are neither here nor on their way: the first, and behind the last."""
@@ -370,6 +401,8 @@ class _Large:
 
     def _land(self, span: Span, error: AysfsError | None) -> None:
         self._flights = {at: one for at, one in self._flights.items() if one is not span}
+        if span.early is not None:
+            span.early.scope.cancel()
         span.ended(error)
         self._working -= 1
         self.home.ahead -= not span.is_needed
@@ -400,7 +433,10 @@ class _Large:
         try:
             with self.partial.opened_to_write() as descriptor:
                 sink = SpanSink(span, descriptor)
-                await store.get_range(self.key[0], self._size, span.start, span.length, sink)
+                if span.early is not None:
+                    await span.early.pour_into(sink)
+                else:
+                    await store.get_range(self.key[0], self._size, span.start, span.length, sink)
                 sink.check_whole()
         finally:
             if span.reserved:
