@@ -48,7 +48,7 @@ from aysfs.publish.profile import publish_built
 from aysfs.publish.put import put_missing
 from aysfs.publish.stream import TarTree, publish_list
 from aysfs.store.claims import Claim
-from aysfs.store.packs import is_usable, read_packs
+from aysfs.store.packs import are_there, is_usable, read_packs
 from aysfs.store.protocol import BlobSource, Store
 
 T = TypeVar("T")
@@ -306,12 +306,17 @@ class Job:
         frames.take(batch)
 
     def _add_packs(self, list_sha256: str, log: BuildLog) -> None:
-        """What was built without packs gets them, of the blobs that each store has."""
+        """What was built without packs, or has lost some, gets them of what each store has."""
         if not self._workshop.options.packs:
             return
         for store in self._workshop.stores:
             found = self._await(read_packs, store, self._name)
-            if found is None or not is_usable(found, list_sha256):
+            whole = (
+                found is not None
+                and is_usable(found, list_sha256)
+                and self._await(are_there, store, found)
+            )
+            if not whole:
                 add = partial(add_packs, waiting=self._say)
                 log.note(self._await(add, store, self._name).text)
 

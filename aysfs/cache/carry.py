@@ -22,6 +22,7 @@ from aysfs.store.protocol import Store
 
 _HELD = 8 << 20  # stored bytes in memory; more are in a file without a name
 _STREAMED = 1 << 20  # a blob above it is never in memory as a whole
+_MAKES_WAY = 0.001  # seconds a blob that nobody waits for is late by while readers wait for others
 _AT_ONCE = 32 << 10  # bytes of blobs that are taken in by the event loop: a thread costs more
 
 
@@ -40,6 +41,10 @@ class Party(Protocol):
 
     def is_asked(self, number: int) -> bool:
         """Whether anybody waits for it: only then is anything evicted."""
+
+    @property
+    def makes_way(self) -> bool:
+        """Whether readers wait for something else, and nobody for this."""
 
     def arrived(self, number: int, arrival: Arrival) -> None:
         """In the event loop, and at most once for each frame."""
@@ -141,6 +146,8 @@ class Carry:
         arrivals = []
         for number in numbers:
             frame = self.segment.frames[number]
+            if party.makes_way and not party.is_asked(number):
+                time.sleep(_MAKES_WAY)
             try:
                 taker = _Taker(cache, frame, make_way=party.is_asked(number))
                 with self._bytes.part(frame.start, frame.stored) as part:

@@ -172,7 +172,7 @@ class Crew:
         carry = Carry(segment)
         blobs = [(frame.digest, frame.size) for frame in segment.frames]
         flights = self._flights.board(blobs, carry, why, scope, ahead=ahead)
-        party = _Party(flights, self._flights, self._cache)
+        party = _Party(flights, self._flights, self._cache, ahead=ahead)
         try:
             outcome = await self._bring(carry, party)
             return Carried(outcome, carry.progress, carry.latency, carry.seconds)
@@ -215,11 +215,14 @@ class _Party:
     One whose blob does not come is left for ``let_off``.
     """
 
-    def __init__(self, members: Sequence[Flight], flights: Flights, cache: Cache) -> None:
+    def __init__(
+        self, members: Sequence[Flight], flights: Flights, cache: Cache, *, ahead: bool
+    ) -> None:
         self.damage: AysfsError | None = None
         """What is wrong with the pack."""
         self.is_refused = False  # the cache had no room for one of them
         self._members = members
+        self._is_ahead = ahead
         self._flights = flights
         self._cache = cache
 
@@ -228,6 +231,10 @@ class _Party:
 
     def is_asked(self, number: int) -> bool:
         return self._members[number].is_asked_for
+
+    @property
+    def makes_way(self) -> bool:
+        return self._is_ahead and self._flights.is_pressed
 
     def arrived(self, number: int, arrival: Arrival) -> None:
         flight, descriptor = self._members[number], arrival.descriptor

@@ -61,7 +61,7 @@ class Fetcher:
         flight = self._flights.wanted(digest, size, why)
         flight.readers += 1
         try:
-            await flight.landed(who)
+            await self._flights.landed(flight, who)
             if flight.readers == 1 and flight.descriptor is not None:
                 mine, flight.descriptor = flight.descriptor, None
                 return mine
@@ -84,7 +84,7 @@ class Fetcher:
             return True
         flight = self._flights.wanted(digest, size, why)
         is_new = self.counters.misses != before
-        await flight.landed(who)
+        await self._flights.landed(flight, who)
         return is_new
 
     def start(self, digest: Digest, size: int, why: object, landed: Landed) -> bool:
@@ -139,7 +139,7 @@ class Fetcher:
         return self._flights.told_of() + self.large.told_of()
 
     async def calm(self) -> None:
-        """Wait until nobody waits for a blob that is not fetched ahead anyway."""
+        """Wait until no reader waits for what nobody fetches ahead."""
         await self._flights.calm()
 
 

@@ -136,11 +136,11 @@ class Flights:
         self.counters = Counters()
         self.deadline = deadline
         self.source = source
-        self._beside = 0  # readers who wait for something that is no flight
+        self._pressing = 0  # readers who wait for what nobody fetches ahead
         self._all: dict[tuple[Digest, int], Flight] = {}
         self._queue: deque[Flight] = deque()
         self._idle = trio.lowlevel.ParkingLot()  # who has nothing to fly
-        self._pressed = trio.lowlevel.ParkingLot()  # who makes way for readers
+        self._makes_way = trio.lowlevel.ParkingLot()  # who makes way for readers
         self._ended = False
         self._fetched_before = 0
 
@@ -169,22 +169,30 @@ class Flights:
         flight.queued = False
         return flight
 
-    async def calm(self) -> None:
-        """Wait until nobody waits for a blob that is not fetched ahead anyway."""
-        while self._is_pressed:
-            await self._pressed.park()
-
-    @property
-    def _is_pressed(self) -> bool:
-        if self._beside:
-            return True
-        return any(flight.is_asked_for and not flight.ahead for flight in self._all.values())
+    async def landed(self, flight: Flight, who: int) -> None:
+        """Wait for the end of a flight, for a process if it is known; raises its error."""
+        presses = bool(who) and not flight.ahead
+        self.press(presses)
+        try:
+            await flight.landed(who)
+        finally:
+            self.press(-presses)
 
     def press(self, by: int) -> None:
-        """So many readers more, or less, wait for something that is no flight."""
-        self._beside += by
-        if not self._beside:
-            self._pressed.unpark_all()
+        """So many readers more, or less, wait for what nobody fetches ahead."""
+        self._pressing += by
+        if not self._pressing:
+            self._makes_way.unpark_all()
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether a reader waits for what nobody fetches ahead. To be read in any thread."""
+        return self._pressing > 0
+
+    async def calm(self) -> None:
+        """Wait until no reader waits for what nobody fetches ahead."""
+        while self._pressing:
+            await self._makes_way.park()
 
     def told_of(self) -> list[InFlight]:
         """Every flight, for ``status``."""
@@ -282,7 +290,6 @@ class Flights:
     def _land(self, flight: Flight) -> None:
         del self._all[flight.digest, flight.size]
         flight.land()
-        self._pressed.unpark_all()
 
     def _over(self, digest: Digest) -> Stalled:
         return Stalled(f"blob {digest.hex()}: the fetch service has ended")

@@ -8,7 +8,7 @@ its own digest, as one that came alone is.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,21 +16,21 @@ import trio
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import BlobMissing, Corrupt, NoteMissing, PackDamaged, StoreTrouble
+from aysfs.errors import BlobMissing, Corrupt, PackDamaged, StoreTrouble
 from aysfs.names import ServiceName
 from aysfs.pack import PackIndex, PackInfo, head_size
 from aysfs.pack.format import MAX_COUNT
 from aysfs.pack.frame import longest
 from aysfs.pack.index import MAX_BLOBS, MAX_PACKS, MAX_SIZE
-from aysfs.store import layout
-from aysfs.store.chain import members
+from aysfs.store import layout, list_notes
 from aysfs.store.claims import Claim
 from aysfs.store.note_values import digest_in, number_in, sha256_in
 from aysfs.store.protocol import Held, Store
 
 VERSION = 1
 
-_WITHDRAWN = b'{"version": 1}\n'
+_Missing = Callable[[Mapping[Digest, int]], Awaitable[set[Digest]]]
+
 _HEADER = head_size(0)
 _EACH = head_size(1) - _HEADER
 
@@ -124,13 +124,7 @@ def packs_note(name: ServiceName) -> str:
 
 async def read_packs(store: Store, name: ServiceName) -> PublishedPacks | None:
     """The packs that a store has of a list under this name, be it of another list than now."""
-    note = packs_note(name)
-    if not layout.is_note(note):  # too long a name
-        return None
-    try:
-        return from_json(await store.read_note(note))
-    except NoteMissing:
-        return None
+    return await list_notes.read(store, packs_note(name), from_json)
 
 
 def is_usable(found: PublishedPacks, list_sha256: str) -> bool:
@@ -177,44 +171,40 @@ def blobs_of(found: PublishedPacks, index: PackIndex | None) -> dict[Digest, int
 async def keep_packs(
     claim: Claim, name: ServiceName, list_sha256: str, new: PublishedPacks | None
 ) -> None:
-    """What to do under a claim before a list is published: the note will speak of it or of none.
+    """What to do under a claim before a list is published (``list_notes.keep``).
 
-    ``new`` packs and their index must be there. Without any those that were published with the
-    very same list stay as long as they are whole. Where the note speaks of any other list it is
-    withdrawn: a gc takes that list's packs, and the list may come back.
+    ``new`` packs and their index must be there.
     """
-    if new is not None:
-        await claim.keep_note(packs_note(name), new.to_json())
-        return
-    for store in members(claim.store):
-        found = await read_packs(store, name)
-        if found is None:
-            continue
-        if found.list_sha256 != list_sha256 or not await _are_whole(claim, store, found):
-            await claim.keep_note(packs_note(name), _WITHDRAWN)
-            return
+
+    async def counts(store: Store, found: PublishedPacks) -> bool:
+        return found.list_sha256 == list_sha256 and await _are_whole(claim.missing, store, found)
+
+    data = None if new is None else new.to_json()
+    await list_notes.keep(claim, packs_note(name), data, from_json, counts)
 
 
 async def delete_packs(store: Store, name: ServiceName) -> None:
     """Have no note of packs under this name, after its list was deleted."""
-    note = packs_note(name)
-    for one in members(store):
-        if await read_packs(one, name) is not None:
-            await one.delete_note(note)
+    await list_notes.delete(store, packs_note(name), from_json)
 
 
-async def _are_whole(claim: Claim, store: Store, found: PublishedPacks) -> bool:
-    """Whether all that the note names is there; it is claimed as well.
+async def are_there(store: Store, found: PublishedPacks) -> bool:
+    """Whether a store has all that the note names, as far as can be seen; nothing is claimed."""
+    return await _are_whole(store.missing, store, found)
+
+
+async def _are_whole(missing: _Missing, store: Store, found: PublishedPacks) -> bool:
+    """Whether ``missing``, which may claim them, finds all blobs that the note names.
 
     Not for those who cannot read the index, as who may only write: packs can be made again.
     """
-    if await claim.missing(blobs_of(found, None)):
+    if await missing(blobs_of(found, None)):
         return False
     try:
         index = await read_index(store, found)
     except (BlobMissing, Corrupt, PackDamaged, StoreTrouble):
         return False
-    return not await claim.missing(blobs_of(found, index))
+    return not await missing(blobs_of(found, index))
 
 
 class _Bounded(Held):

@@ -12,20 +12,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aysfs.digest import Digest
-from aysfs.errors import NoteMissing
 from aysfs.flist.rules import check_path
 from aysfs.image import WRITER_VERSION
 from aysfs.image.facts import Facts, facts_from
 from aysfs.names import ServiceName
-from aysfs.store import layout
-from aysfs.store.chain import members
+from aysfs.store import layout, list_notes
 from aysfs.store.claims import Claim
 from aysfs.store.note_values import LARGEST_NUMBER, digest_in, number_in, sha256_in
 from aysfs.store.protocol import Store
 
 VERSION = 1
-
-_WITHDRAWN = b'{"version": 1}\n'
 
 
 class Part(NamedTuple):
@@ -100,13 +96,7 @@ def image_note(name: ServiceName) -> str:
 
 async def read_image(store: Store, name: ServiceName) -> PublishedImage | None:
     """The image that a store has of a list under this name, be it of another list than now."""
-    note = image_note(name)
-    if not layout.is_note(note):  # too long a name
-        return None
-    try:
-        return from_json(await store.read_note(note))
-    except NoteMissing:
-        return None
+    return await list_notes.read(store, image_note(name), from_json)
 
 
 def is_usable(found: PublishedImage, list_sha256: str) -> bool:
@@ -117,30 +107,21 @@ def is_usable(found: PublishedImage, list_sha256: str) -> bool:
 async def keep_image(
     claim: Claim, name: ServiceName, list_sha256: str, new: PublishedImage | None
 ) -> None:
-    """What to do under a claim before a list is published: the note will speak of it or of none.
+    """What to do under a claim before a list is published (``list_notes.keep``).
 
-    A ``new`` image must be there. Without one an image that was published with the very same list
-    stays as long as it is whole. Where the note speaks of any other list it is withdrawn: a gc
-    takes that list's image, and the list may come back.
+    A ``new`` image must be there.
     """
-    if new is not None:
-        await claim.keep_note(image_note(name), new.to_json())
-        return
-    for store in members(claim.store):
-        found = await read_image(store, name)
-        if found is None:
-            continue
-        if found.list_sha256 != list_sha256 or await claim.missing(found.blobs):
-            await claim.keep_note(image_note(name), _WITHDRAWN)
-            return
+
+    async def counts(_store: Store, found: PublishedImage) -> bool:
+        return found.list_sha256 == list_sha256 and not await claim.missing(found.blobs)
+
+    data = None if new is None else new.to_json()
+    await list_notes.keep(claim, image_note(name), data, from_json, counts)
 
 
 async def delete_image(store: Store, name: ServiceName) -> None:
     """Have no note of an image under this name, after its list was deleted."""
-    note = image_note(name)
-    for one in members(store):
-        if await read_image(one, name) is not None:
-            await one.delete_note(note)
+    await list_notes.delete(store, image_note(name), from_json)
 
 
 def _part_values(part: Part) -> dict[str, object]:

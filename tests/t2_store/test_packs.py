@@ -20,6 +20,7 @@ from aysfs.store.packs import (
     Part,
     PublishedPacks,
     Start,
+    are_there,
     blobs_of,
     delete_packs,
     from_json,
@@ -226,7 +227,9 @@ async def test_packs_of_another_list_are_withdrawn_by_whoever_may_only_write() -
 async def test_packs_that_are_not_whole_are_withdrawn(lost: str) -> None:
     store = await store_with_packs()
     index = (await packs_in(store)).index.digest
+    assert await are_there(store, await packs_in(store))
     del store.blobs[{"index": index, "start": digests.of(START), "tail": digests.of(TAIL)}[lost]]
+    assert not await are_there(store, await packs_in(store))
     assert not await kept(store, LIST)
 
 

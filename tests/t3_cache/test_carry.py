@@ -220,6 +220,44 @@ async def test_what_is_fetched_ahead_evicts_nothing_and_ends_when_the_cache_is_f
         await read_all(fetcher, data[60:70])
 
 
+async def test_one_request_at_a_time_while_a_reader_waits_for_something_else(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    data, memory = many(400), MemoryStore()
+    index = packed(memory, [data])
+    wanted = memory.add(b"wanted")
+    gate = trio.Event()
+    under_way: list[int] = [0]
+
+    class Slow(Passes):
+        async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+            await gate.wait()
+            await super().get(digest, size, sink)
+
+        async def get_range(
+            self, digest: Digest, size: int, start: int, length: int, sink: Sink
+        ) -> None:
+            under_way.append(under_way[-1] + 1)
+            for _ in range(50):
+                await trio.lowlevel.checkpoint()
+            await super().get_range(digest, size, start, length, sink)
+            under_way.append(under_way[-1] - 1)
+
+    async with serving(tmp_path, Slow(memory), index) as fetcher, trio.open_nursery() as nursery:
+        nursery.start_soon(fetcher.ensure, wanted, 6, "a test", os.getpid())
+        await wait_all_tasks_blocked()
+        nursery.start_soon(follow, fetcher, index)
+        while not all(has(fetcher, one) for one in data):
+            await trio.lowlevel.checkpoint()
+        assert max(under_way) == 1
+        gate.set()
+    for one in data:
+        os.unlink(fetcher.cache.path(digests.of(one)))
+    async with serving(tmp_path, Slow(memory), index) as fetcher:
+        await follow(fetcher, index)
+    assert max(under_way) == 4
+
+
 async def test_the_rate_is_held(tmp_path: Path, no_leaks: None, mock_clock: MockClock) -> None:
     mock_clock.autojump_threshold = 0.01
     data, memory = many(400), MemoryStore()

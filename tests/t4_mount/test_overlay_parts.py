@@ -51,12 +51,19 @@ def test_who_holds_a_tree_is_found(point: Path, how: str) -> None:
     with started(PYTHON, "-c", HOLD, how, point) as holder:
         assert told(holder) == "here"
         mounts.detach(str(point))
-        found = holders([device, "999:0"])
+        found = by_process([device, "999:0"])
         # A chroot leaves the working directory where it was; a descriptor is a file.
         said = {"directory": "file"}.get(how, how)
         assert found == [Holder(device, holder.pid, "python", said)]
-        assert holders(["999:0"]) == []
-    assert holders([device]) == []
+        assert by_process(["999:0"]) == []
+    assert by_process([device]) == []
+
+
+def by_process(devices: list[str]) -> list[Holder]:
+    """Who holds something of these by more than a copy of the mount, which a container that another
+    test starts has for a moment.
+    """
+    return [one for one in holders(devices) if one.how != "mount"]
 
 
 def test_who_has_it_in_a_mount_namespace_is_found_once(point: Path) -> None:
@@ -66,7 +73,8 @@ def test_who_has_it_in_a_mount_namespace_is_found_once(point: Path) -> None:
         assert told(holder) == "here"
         assert told(holder) == "here"
         mounts.detach(str(point))
-        assert holders([device]) == [Holder(device, holder.pid, "sh", "mount")]
+        found = [one for one in holders([device]) if one.name == "sh"]
+        assert found == [Holder(device, holder.pid, "sh", "mount")]
 
 
 def test_names_of_processes_that_mean_evil(point: Path) -> None:
@@ -75,7 +83,7 @@ def test_names_of_processes_that_mean_evil(point: Path) -> None:
     with started(PYTHON, "-c", script, "cwd", point) as holder:
         assert told(holder) == "here"
         mounts.detach(str(point))
-        (found,) = holders([device])
+        (found,) = by_process([device])
         assert found.pid == holder.pid
 
 

@@ -107,7 +107,7 @@ def test_independent_services_are_built_side_by_side_on_several_servers(farm: Fa
     assert len({one["server"] for one in report[1:]}) == 2
     assert all(one["started"] >= report[0]["started"] + report[0]["seconds"] for one in report[1:])
     assert all(one["inputs"]["dependencies"].keys() == {needed} for one in report[1:])
-    assert len(farm.published()) == 18
+    assert len(farm.published()) == 24
 
 
 def test_an_image_is_built_pushed_and_pulled_again(farm: Farm, tmp_path: Path) -> None:

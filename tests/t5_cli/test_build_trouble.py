@@ -198,9 +198,21 @@ def test_a_second_build_of_a_service_waits_for_the_first(builds: Builds) -> None
 
 def test_a_build_whose_blobs_are_gone_is_built_again(builds: Builds) -> None:
     builds.ok()
-    builds.host.blobs()[0].unlink()
+    [blob] = [one for one in builds.host.blobs() if one.read_bytes() == b"echo hello\n"]
+    blob.unlink()
     assert "built in" in builds.ok()
     assert "nothing changed" in builds.ok()
+
+
+def test_packs_that_are_gone_are_made_again_without_a_build(builds: Builds) -> None:
+    builds.ok()
+    whole = builds.host.blobs()
+    packs = [one for one in whole if one.read_bytes() != b"echo hello\n"]
+    assert len(packs) == 2
+    for one in packs:
+        one.unlink()
+        assert "nothing changed" in builds.ok()
+        assert builds.host.blobs() == whole
 
 
 def test_a_build_that_one_store_lacks_is_built_again(builds: Builds) -> None:
