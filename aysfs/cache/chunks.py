@@ -39,6 +39,7 @@ REQUEST = 4 << 20  # the most that one request asks for
 _LINE = 2 << 20  # reads so near to where the last one ended go on: the kernel sends several at once
 _AHEAD_AT_ONCE = 8  # requests that nobody waits for yet
 _WITHOUT_RANGES = 600.0  # seconds for which a store that gives no parts is not asked for any
+_FULL = 5.0  # seconds for which a cache that could make no room is not asked to
 _PAUSE = 1.0  # seconds without fetching ahead after a failure
 _AGAIN = 3  # times that a chunk is asked for which was here and is not any more
 
@@ -67,6 +68,7 @@ class LargeBlobs:
         self.ahead = 0  # requests under way that nobody waited for when they began
         self._open: dict[tuple[Digest, int, Chunks], _Large] = {}
         self._refused: set[tuple[Digest, int, Chunks]] = set()  # their chunks lie, or are not there
+        self._full_until = -float("inf")  # there is no room, and looking for it takes a while
         self._whole_until = -float("inf")  # the store gives no parts
 
     async def open(
@@ -181,6 +183,18 @@ class LargeBlobs:
         """Its chunks are not those of its blob: read it whole from now on."""
         self._refused.add(large.key)
 
+    async def make_room(self, size: int) -> bool:
+        """Evict until so many bytes fit, and reserve them; False when that cannot be."""
+        if trio.current_time() < self._full_until:
+            return False
+        try:
+            # Not abandoned when cancelled: the room that it reserves would be lost.
+            await trio.to_thread.run_sync(make_room, self.whole.cache, size)
+        except NoSpace:
+            self._full_until = trio.current_time() + _FULL
+            return False
+        return True
+
     def has_no_ranges(self) -> None:
         """The store gives no parts: do not ask it for any, for a while."""
         self._whole_until = trio.current_time() + _WITHOUT_RANGES
@@ -277,12 +291,27 @@ class _Large:
             raise Stalled(f"blob {self.key[0].hex()}: the fetch service has ended")
         if self.whole is None and self.partial.is_removed:  # all of it may have come meanwhile
             self.whole = self.home.whole.open_at_once(self.key[0], self._size)
+        held: dict[int, bytes] = {}
         if self.whole is None:
             self._want(first, last, last + max(0, ahead) // self._cut, why)
             for number in range(first, last + 1):
-                await self._arrived(number, why)
+                if (data := await self._arrived(number, why)) is not None:
+                    held[number] = data
         if self.error is not None:
             raise self.error
+        if not held:
+            return self._pread(start, end)
+        cut, pieces = self._cut, []
+        for number in range(first, last + 1):
+            begin, stop = max(start, number * cut), min(end, (number + 1) * cut)
+            chunk = held.get(number)
+            if chunk is None:
+                pieces.append(self._pread(begin, stop))
+            else:
+                pieces.append(chunk[begin - number * cut : stop - number * cut])
+        return b"".join(pieces)
+
+    def _pread(self, start: int, end: int) -> bytes:
         descriptor = self.partial.descriptor if self.whole is None else self.whole
         data = os.pread(descriptor, end - start, start)
         if len(data) != end - start:  # somebody cut the file under us
@@ -295,7 +324,8 @@ class _Large:
         for number in range(self.partial.count):
             if self.whole is None and self.error is None and not self.partial.has(number):
                 self._want(number, number, number + ahead, why)
-                await self._arrived(number, why)
+                if await self._arrived(number, why) is not None:
+                    raise NoSpace(f"blob {self.key[0].hex()}: the cache has no room for all of it")
         self.complete_if_all_here()  # the last request may not have ended yet
         while self._completion is not None:
             await self._completion.wait()
@@ -314,11 +344,14 @@ class _Large:
             self._flights.clear()  # who comes meanwhile begins anew
         self._settle()
 
-    async def _arrived(self, number: int, why: object) -> None:
-        """Wait for a chunk; an error of its own, and not that of a neighbour, is raised."""
+    async def _arrived(self, number: int, why: object) -> bytes | None:
+        """Wait for a chunk; an error of its own, and not that of a neighbour, is raised.
+
+        Its bytes, where they are not kept in the cache.
+        """
         for _ in range(_AGAIN):
             if self.whole is not None or self.error is not None or self.partial.has(number):
-                return
+                return None
             self._want(number, number, number, why)
             span = self._flights.get(number)
             if span is None:
@@ -326,6 +359,8 @@ class _Large:
             self.home.flights.press(1)
             try:
                 await span.landed(number)
+                if span.held is not None and number in span.held:
+                    return span.held[number]
             except Corrupt:
                 if span.count == 1:
                     raise
@@ -333,6 +368,7 @@ class _Large:
                 self.home.flights.press(-1)
         if not self.partial.has(number):
             raise StoreTrouble(f"blob {self.key[0].hex()}: chunk {number} does not stay here")
+        return None
 
     def _want(self, first: int, last: int, ahead: int, why: object) -> None:
         """Begin to fetch what is missing, up to ``last`` needed and up to ``ahead`` likely."""
@@ -443,7 +479,11 @@ class _Large:
                 cache.usage.release(span.reserved)
 
     async def _reserve(self, span: Span) -> None:
-        """Room for a request; what nobody waits for evicts nothing, and is dropped instead."""
+        """Room for a request; what nobody waits for evicts nothing, and is dropped instead.
+
+        Where there is none, a blob that is larger than the cache say, readers get what they wait
+        for all the same, and the next who wants it asks the store again.
+        """
         usage = self.home.whole.cache.usage
         try:
             usage.reserve(span.room)
@@ -454,8 +494,9 @@ class _Large:
                     del self._flights[at]
             if not span.count:
                 raise
-            # Not abandoned when cancelled: the room that it reserves would be lost.
-            await trio.to_thread.run_sync(make_room, self.home.whole.cache, span.room)
+            if not await self.home.make_room(span.room):
+                span.hold()
+                return
         span.reserved = span.room
 
     async def _fall_back(self, span: Span) -> AysfsError | None:

@@ -42,6 +42,8 @@ class Span:
         self.why = why
         self.reserved = self.fetched = 0
         self._deadline = deadline
+        self.held: dict[int, bytes] | None = None
+        """The chunks that came, where they are not kept in the cache."""
         self.scope = trio.CancelScope()
         self.is_dropped = False
         self._needed = max(0, min(count, last + 1 - first))
@@ -104,12 +106,19 @@ class Span:
         self._waiting += 1
         self._since = self._since or trio.current_time()
         try:
-            while not self._is_over and not self.partial.has(number):
+            while not self._is_over and not self._has(number):
                 await self._news.wait()
         finally:
             self._waiting -= 1
-        if self._error is not None and not self.partial.has(number):
+        if self._error is not None and not self._has(number):
             raise self._error
+
+    def _has(self, number: int) -> bool:
+        return number in self.held if self.held is not None else self.partial.has(number)
+
+    def hold(self) -> None:
+        """Keep the chunks in memory, for those who wait: there is no room for them."""
+        self.held = {}
 
     def here(self, taken: int, length: int) -> None:
         """A chunk was written, which took so much of the room. From any thread."""
@@ -175,7 +184,10 @@ class SpanSink:
         partial, number = self._partial, self._number
         if digests.of(data) != partial.digest_of(number):
             raise Corrupt(f"blob {partial.digest.hex()}: chunk {number} has wrong bytes")
-        if not partial.has(number):
+        if self._span.held is not None:
+            self._span.held[number] = bytes(data)
+            self._span.here(0, len(data))
+        elif not partial.has(number):
             partial.put(self._descriptor, number, data)
             self._span.here(on_disk(len(data)), len(data))
         self._number += 1

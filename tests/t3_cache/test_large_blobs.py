@@ -575,15 +575,26 @@ async def test_parts_count_and_are_evicted_when_nobody_reads_them(
             assert await reader.read(40 * CHUNK, 10) == DATA[40 * CHUNK :][:10]
 
 
-async def test_a_blob_larger_than_the_cache_can_be_read_as_far_as_there_is_room(
-    tmp_path: Path, no_leaks: None
-) -> None:
+async def test_a_blob_larger_than_the_cache_can_be_read(tmp_path: Path, no_leaks: None) -> None:
     limits = Limits(size=16 << 20, keep_free=0)
-    async with serving(tmp_path, large_store(), limits) as fetcher, reading(fetcher) as reader:
-        with pytest.raises(NoSpace):
+    store = Counts(large_store())
+    async with serving(tmp_path, store, limits) as fetcher:
+        cache = fetcher.cache
+        async with reading(fetcher) as reader:
             await read_all(reader)
-        assert fetcher.cache.usage.used <= 16 << 20
-        assert await reader.read(0, 10) == DATA[:10]
+            assert 8 << 20 < cache.usage.used <= 16 << 20
+            assert len(asked(store)) < COUNT
+            await wait_all_tasks_blocked()
+            store.ranges.clear()
+            across = 100 * CHUNK - 1000  # one of both is not kept, and neither is asked for twice
+            assert await reader.read(0, 10) == DATA[:10]
+            assert await reader.read(across, 2000) == DATA[across : across + 2000]
+            assert await reader.read(250 * CHUNK, 10) == DATA[250 * CHUNK :][:10]
+            assert {at for at, _ in asked(store)} <= {99, 100, 250}
+            with pytest.raises(NoSpace):
+                await reader.bring()
+        assert fetcher.counters.failures == 0
+        assert not cache.has(DIGEST, SIZE)
 
 
 async def test_a_full_disk_is_no_space(
