@@ -123,6 +123,9 @@ class Carry:
                 self._news.set()
             here = bisect_right(self._ends, self.progress)
             if here > self._taken:
+                if not self._taken:  # what a miss waits for is the first, and waits for no others
+                    here = 1
+                    self._tell()
                 await self._take_in(range(self._taken, here), cache, party, threads)
                 self._taken = here
             elif self._ended:
