@@ -16,7 +16,7 @@ from aysfs.cache.crew import Carried, Outcome
 from aysfs.cache.fetch import Fetcher
 from aysfs.cache.packs import Course
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError
+from aysfs.errors import AysfsError, NoSpace
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ _SHORTEST, _SHORTEST_POLITE = 0.040, 0.004
 _YIELDS = 0.050  # seconds for which the last of us waits for readers
 _AT_ONCE = 16  # blobs that are there already, before others may run
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds after trouble
+_PATIENCE = 8.0  # the longest pause while somebody waits for all of it, and is to be told
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Ahead:
         polite: bool = True,
         tell: Callable[[], None] | None = None,
     ) -> None:
-        """``polite``: make way for readers who wait for something else.
+        """``polite``: make way for readers who wait for something else. Who is not ends in trouble.
 
         ``tell`` is called whenever something has come.
         """
@@ -132,16 +133,20 @@ class Ahead:
                 log.info("%s: %s, it ends here", going.what, carried.outcome.value)
                 going.state = carried.outcome.value
                 everybody.cancel()
-            elif carried.outcome is Outcome.NO_RANGES:
+                return
+            if carried.outcome is Outcome.NO_RANGES:
                 course.go_back(segment)
-            elif carried.outcome is Outcome.TROUBLE:
+            elif carried.outcome in (Outcome.TROUBLE, Outcome.UNUSABLE):
+                going.state = carried.outcome.value
+                if not self._polite and self._pause > _PATIENCE:
+                    everybody.cancel()
+                    return
                 course.go_back(segment)
-                await self._rest(going)
+                await self._rest()
             else:
                 self._pause, going.state = _FIRST_PAUSE, "fetching"
 
-    async def _rest(self, going: Going) -> None:
-        going.state = Outcome.TROUBLE.value
+    async def _rest(self) -> None:
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         await trio.sleep(pause)
 
@@ -169,12 +174,15 @@ class Ahead:
                 if number % _AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
                 continue
-            if not fetcher.cache.usage.has_room(size):
-                going.state = Outcome.FULL.value
-                everybody.cancel()
             await self._pace.allow()
             self._pace.spend(size)
             try:
-                await fetcher.ensure(digest, size, going.what)
+                await fetcher.bring_ahead(digest, size, going.what)
+            except NoSpace:
+                log.info("%s: %s, it ends here", going.what, Outcome.FULL.value)
+                going.state = Outcome.FULL.value
+                everybody.cancel()
+                return
             except AysfsError as error:  # the fetch has logged it
                 log.debug("%s: %s", going.what, error)
+            await trio.lowlevel.checkpoint()  # what is at hand waits for nothing

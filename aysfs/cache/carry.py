@@ -24,6 +24,7 @@ _HELD = 8 << 20  # stored bytes in memory; more are in a file without a name
 _STREAMED = 1 << 20  # a blob above it is never in memory as a whole
 _MAKES_WAY = 0.001  # seconds a blob that nobody waits for is late by while readers wait for others
 _AT_ONCE = 32 << 10  # bytes of blobs that are taken in by the event loop: a thread costs more
+_TOGETHER = 32  # blobs that are taken in before those who wait for them, or for others, have a turn
 
 
 class Arrival(NamedTuple):
@@ -55,27 +56,33 @@ class Carry:
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
-        self.progress = 0
         self.latency = self.seconds = 0.0
         """From asking to the first and to the last byte."""
         self._asked = time.monotonic()
         self._bytes: _Held | _Filed = _Held(0)
+        self._came = 0  # bytes
         self._ends = [frame.start + frame.stored for frame in segment.frames]
-        self._taken = 0  # frames
+        self._taken = 0  # frames, of which others were told
+        self._done = 0  # frames, counted by whatever thread takes them in
         self._news = trio.Event()
         self._ended = False
         self._token = trio.lowlevel.current_trio_token()
         self._thread = threading.get_ident()
 
+    @property
+    def progress(self) -> int:
+        """For whoever watches for a stall: bytes that came, and frames that were taken in."""
+        return self._came + self._done
+
     def write(self, data: bytes | memoryview, /) -> None:
         """Take the next bytes."""
         self.seconds = time.monotonic() - self._asked
         self.latency = self.latency or self.seconds
-        if self.progress + len(data) > self.segment.length:
+        if self._came + len(data) > self.segment.length:
             raise Corrupt(f"pack {self.segment.pack.digest.hex()}: more bytes than were asked for")
-        self._bytes.put(self.progress, data)
-        self.progress += len(data)
-        if self._taken < len(self._ends) and self._ends[self._taken] <= self.progress:
+        self._bytes.put(self._came, data)
+        self._came += len(data)
+        if self._taken < len(self._ends) and self._ends[self._taken] <= self._came:
             if threading.get_ident() == self._thread:
                 self._tell()
             else:
@@ -83,7 +90,7 @@ class Carry:
 
     def restart(self) -> None:
         """Begin again with the first byte."""
-        self.progress = 0
+        self._came = 0
 
     def _tell(self) -> None:
         self._news.set()
@@ -112,22 +119,21 @@ class Carry:
             await store.get(pack.digest, pack.size, self)
         else:
             await store.get_range(pack.digest, pack.size, start, length, self)
-        if self.progress != length:
-            raise Corrupt(f"pack {pack.digest.hex()}: {self.progress} bytes came of {length}")
+        if self._came != length:
+            raise Corrupt(f"pack {pack.digest.hex()}: {self._came} bytes came of {length}")
 
     async def _take_in_all(self, cache: Cache, party: Party, threads: trio.CapacityLimiter) -> None:
         while True:
             await self._news.wait()
             self._news = trio.Event()
-            if self._ended:
+            here = bisect_right(self._ends, self._came)
+            # What a miss waits for is the first, and waits for no others.
+            to = min(here, self._taken + (_TOGETHER if self._taken else 1))
+            if self._ended or to < here:
                 self._news.set()
-            here = bisect_right(self._ends, self.progress)
-            if here > self._taken:
-                if not self._taken:  # what a miss waits for is the first, and waits for no others
-                    here = 1
-                    self._tell()
-                await self._take_in(range(self._taken, here), cache, party, threads)
-                self._taken = here
+            if to > self._taken:
+                await self._take_in(range(self._taken, to), cache, party, threads)
+                self._taken = to
             elif self._ended:
                 return
 
@@ -135,7 +141,8 @@ class Carry:
         self, numbers: range, cache: Cache, party: Party, threads: trio.CapacityLimiter
     ) -> None:
         size = sum(self.segment.frames[number].size for number in numbers)
-        if size <= _AT_ONCE and cache.usage.has_room(size):
+        is_quick = size <= _AT_ONCE and not party.makes_way  # which is a sleep
+        if is_quick and cache.usage.has_room(size):
             arrivals = self._arrivals(numbers, cache, party)
         else:
             # Not abandoned when cancelled: it is over soon, and what it opened would be lost.
@@ -157,6 +164,7 @@ class Carry:
                     arrivals.append(Arrival(taker.take(part, opens=party.is_read(number))))
             except AysfsError as error:
                 arrivals.append(Arrival(error=error))
+            self._done += 1
         return arrivals
 
 

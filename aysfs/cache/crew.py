@@ -6,6 +6,7 @@ ends and its readers are woken.
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -19,7 +20,15 @@ from aysfs.cache.flights import Flight, Flights
 from aysfs.cache.insertion import Insertion
 from aysfs.cache.packs import LONGEST_REACH, Around, Course, Packs, Segment
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoRanges, NoSpace, StoreTrouble
+from aysfs.errors import (
+    AysfsError,
+    BlobMissing,
+    Corrupt,
+    NoRanges,
+    NoSpace,
+    PackDamaged,
+    StoreTrouble,
+)
 from aysfs.store.protocol import Store
 
 log = logging.getLogger(__name__)
@@ -37,6 +46,7 @@ class Outcome(Enum):
     NO_RANGES = "the store gives no parts of a pack"
     FULL = "the cache is full"
     DAMAGED = "the pack is not what its index says"
+    UNUSABLE = "the cache cannot be written"
     TROUBLE = "the store does not answer"
 
 
@@ -130,7 +140,7 @@ class Crew:
             descriptor = self._cache.open(digest, size)
             if descriptor is not None:
                 return descriptor
-        insertion = await self._begin(digest, size)
+        insertion = await self._begin(flight)
         flight.carrier = insertion
         try:
             await self._store.get(digest, size, insertion)
@@ -141,10 +151,13 @@ class Crew:
         finally:
             insertion.abort()
 
-    async def _begin(self, digest: Digest, size: int) -> Insertion:
+    async def _begin(self, flight: Flight) -> Insertion:
+        digest, size = flight.digest, flight.size
         try:
             return self._cache.insertion(digest, size)
         except NoSpace:
+            if flight.spares:
+                raise
             # Not abandoned when cancelled: the room that it reserves would be lost.
             await trio.to_thread.run_sync(make_room, self._cache, size)
             return self._cache.insertion(digest, size, reserved=True)
@@ -156,7 +169,10 @@ class Crew:
         flight = self._flights.find(digest, size)
         if flight is not None:
             return flight.queued and not flight.alone
-        return not self._cache.has(digest, size) and not self._cache.is_doubtful(digest)
+        try:
+            return not self._cache.has(digest, size) and not self._cache.is_doubtful(digest)
+        except OSError:  # whoever reads it is told
+            return False
 
     async def carry(self, segment: Segment, why: str) -> Carried:
         """Bring, before anybody asks, the blobs of a segment that was planned in this very moment.
@@ -193,6 +209,9 @@ class Crew:
         except (BlobMissing, Corrupt) as error:
             self._distrust(carry.segment, error)
             return Outcome.DAMAGED
+        except NoSpace as error:
+            log.info("pack %s: %s", name, error)
+            return Outcome.FULL
         except AysfsError as error:
             log.info("pack %s: %s", name, error)
             return Outcome.TROUBLE
@@ -204,6 +223,9 @@ class Crew:
                 self._distrust(carry.segment, party.damage)
         if party.damage is not None:
             return Outcome.DAMAGED
+        if party.trouble is not None:
+            log.info("pack %s: %s", name, party.trouble)
+            return Outcome.UNUSABLE
         return Outcome.FULL if party.is_refused else Outcome.DONE
 
     def _distrust(self, segment: Segment, error: AysfsError) -> None:
@@ -222,6 +244,8 @@ class _Party:
     ) -> None:
         self.damage: AysfsError | None = None
         """What is wrong with the pack."""
+        self.trouble: AysfsError | None = None
+        """What is wrong with the cache."""
         self.is_refused = False  # the cache had no room for one of them
         self._members = members
         self._is_ahead = ahead
@@ -242,8 +266,13 @@ class _Party:
         flight, descriptor = self._members[number], arrival.descriptor
         if isinstance(arrival.error, NoSpace):
             self.is_refused = True
-        elif arrival.error is not None:
+        elif isinstance(arrival.error, Corrupt | PackDamaged):
             self.damage = self.damage or arrival.error
+        elif arrival.error is not None:
+            self.trouble = self.trouble or arrival.error
+        elif flight.done.is_set():  # the pack has it twice
+            if descriptor is not None:
+                os.close(descriptor)
         else:
             if descriptor is None and flight.readers:  # who came while it was taken in
                 descriptor = self._cache.open(flight.digest, flight.size)

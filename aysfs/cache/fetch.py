@@ -19,7 +19,7 @@ from aysfs.cache.crew import Crew
 from aysfs.cache.flights import Flights, InFlight, Landed
 from aysfs.chunks import Chunks
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError
+from aysfs.errors import AysfsError, NoSpace
 from aysfs.limits import DEADLINE, LARGE
 from aysfs.store.protocol import Store
 
@@ -86,6 +86,17 @@ class Fetcher:
         is_new = self.counters.misses != before
         await self._flights.landed(flight, who)
         return is_new
+
+    async def bring_ahead(self, digest: Digest, size: int, why: object) -> None:
+        """As ``ensure``, before anybody asks: nothing is evicted for it, NoSpace instead."""
+        if self._ensure_at_once(digest, size):
+            return
+        if not self.cache.usage.has_room(size):
+            raise NoSpace(f"blob {digest.hex()}: no room for its {size} bytes without evicting")
+        if (chunks := self._part_of(digest, size)) is not None:
+            await self.large.bring(digest, size, chunks, why)
+            return
+        await self._flights.landed(self._flights.wanted(digest, size, why, spares=True), 0)
 
     def start(self, digest: Digest, size: int, why: object, landed: Landed) -> bool:
         """As ``ensure``, with nobody who waits: ``landed`` is told how it ended.

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, Stalled
+from aysfs.errors import AysfsError, NoSpace, Stalled
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +24,11 @@ Landed = Callable[[AysfsError | None], None]
 
 
 class Moving(Protocol):
-    """What brings a blob, alone or among others. ``progress`` counts the bytes it has taken."""
+    """What brings a blob, alone or among others."""
 
-    progress: int
+    @property
+    def progress(self) -> int:
+        """Bytes that it has taken, and whatever else shows that it moves."""
 
 
 class InFlight(NamedTuple):
@@ -80,6 +82,7 @@ class Flight:
     since: float = 0.0  # when somebody began to wait; 0 when nobody did
     queued: bool = False  # for the crew
     alone: bool = False  # not to be brought by a pack: it was tried, or is not to be believed
+    spares: bool = False  # evicts nothing: only who fetches ahead has asked
     scope: trio.CancelScope | None = None  # of the task that flies it
     stalled: bool = False
     descriptor: int | None = None
@@ -148,16 +151,22 @@ class Flights:
         """The flight that is under way, if one is."""
         return self._all.get((digest, size))
 
-    def wanted(self, digest: Digest, size: int, why: object) -> Flight:
-        """The flight that brings this blob: the one under way, or a new one. Stalled at the end."""
+    def wanted(self, digest: Digest, size: int, why: object, *, spares: bool = False) -> Flight:
+        """The flight that brings this blob: the one under way, or a new one. Stalled at the end.
+
+        It evicts nothing as long as all who want it ``spares`` what is here.
+        """
         flight = self._all.get((digest, size))
         if flight is None:
             if self._ended:
                 raise self._over(digest)
             self.counters.misses += 1
             flight = self._all[digest, size] = Flight(digest, size, self._later(), why)
+            flight.spares = spares
             self._enqueue(flight)
-        elif not flight.is_asked_for:
+            return flight
+        flight.spares &= spares
+        if not flight.is_asked_for:
             flight.why = why
         return flight
 
@@ -265,8 +274,9 @@ class Flights:
     def fail(self, flight: Flight, error: AysfsError) -> None:
         """The blob cannot be had, and whoever waits is told why."""
         flight.error = error
-        self.counters.failures += 1
-        log.warning("%s: %s", flight.why or "fetch", error)
+        if not (flight.spares and isinstance(error, NoSpace)):
+            self.counters.failures += 1
+            log.warning("%s: %s", flight.why or "fetch", error)
         self._land(flight)
 
     def interrupt(self, flight: Flight) -> None:

@@ -135,6 +135,8 @@ class Prefetch:
             if found.start is not None and self._mode != PACKS:
                 nursery.start_soon(self._start, service, found.start, ahead, read)
             index = await self._index(service, found)
+            # Understanding it is not cut short: that it is of another list may be known by now.
+            await trio.lowlevel.checkpoint_if_cancelled()
             if index is not None:
                 self._add(service, index)
             read.set()

@@ -16,7 +16,7 @@ from aysfs.cache.crew import Outcome
 from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.digest import Digest
 from aysfs.errors import BlobMissing, NoSpace
-from aysfs.limits import Limits
+from aysfs.limits import DEADLINE, Limits
 from aysfs.pack.format import Columns, Entry
 from aysfs.pack.frame import compress
 from aysfs.pack.index import Pack, PackIndex
@@ -47,11 +47,15 @@ _NOT_USED = r"^WARNING +aysfs\.cache\.crew:.*is not used.*$"
 
 @asynccontextmanager
 async def serving(
-    tmp_path: Path, store: Store, *indexes: PackIndex, limits: Limits = ROOMY
+    tmp_path: Path,
+    store: Store,
+    *indexes: PackIndex,
+    limits: Limits = ROOMY,
+    deadline: float = DEADLINE,
 ) -> AsyncIterator[Fetcher]:
     cache = Cache(tmp_path / "cache", limits)
     try:
-        async with open_fetcher(cache, store) as fetcher:
+        async with open_fetcher(cache, store, deadline=deadline) as fetcher:
             for index in indexes:
                 fetcher.crew.packs.add(index)
             yield fetcher
