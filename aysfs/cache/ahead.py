@@ -2,7 +2,8 @@
 
 Serves mounts, ``fetch`` and ``unpack``. A few requests side by side keep the line busy; each asks
 for so little that a reader who waits for a blob of it does not wait long. While somebody waits for
-a blob that is not on this way, only one request is under way here. Nothing is evicted for it.
+a blob that is not on this way, one request now and then is all that is begun here. Nothing is
+evicted for it.
 """
 
 import logging
@@ -22,7 +23,10 @@ log = logging.getLogger(__name__)
 SIDE_BY_SIDE = 4  # of the crew, or beside it: most of the crew is there for readers
 
 _SMALLEST, _LARGEST = 64 << 10, 4 << 20  # stored bytes of a request
-_SHORTEST = 0.010  # seconds of a request; a shorter one costs more than it is worth
+# Seconds of a request. A shorter one costs more than it is worth; what is longer than the line is
+# waits in front of it, and so does who comes after it.
+_SHORTEST, _SHORTEST_POLITE = 0.040, 0.004
+_YIELDS = 0.050  # seconds for which the last of us waits for readers
 _AT_ONCE = 16  # blobs that are there already, before others may run
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds after trouble
 _PATIENCE = 8.0  # the longest pause while somebody waits for all of it, and is to be told
@@ -46,8 +50,9 @@ class Pace:
     a bound in bytes a second.
     """
 
-    def __init__(self, rate: int | None = None) -> None:
+    def __init__(self, rate: int | None = None, shortest: float = _SHORTEST) -> None:
         self.size = 2 * _SMALLEST
+        self._shortest = shortest
         self._rate = rate
         self._latency = float("inf")
         self._due = 0.0  # of trio's clock: when the next request may begin
@@ -69,7 +74,7 @@ class Pace:
         if carried.outcome is not Outcome.DONE:
             return
         self._latency = min(self._latency, carried.latency)
-        aim = max(2 * self._latency, _SHORTEST)
+        aim = max(2 * self._latency, self._shortest)
         if carried.seconds < aim:
             self.size = min(2 * self.size, _LARGEST)
         elif carried.seconds > 2 * aim:
@@ -92,7 +97,7 @@ class Ahead:
         ``tell`` is called whenever something has come.
         """
         self._fetcher = fetcher
-        self._pace = Pace(rate)
+        self._pace = Pace(rate, _SHORTEST_POLITE if polite else _SHORTEST)
         self._polite = polite
         self._tell = tell
         self._pause = _FIRST_PAUSE
@@ -111,8 +116,9 @@ class Ahead:
     ) -> None:
         while not course.is_over:
             most = await self._pace.allow()
-            if number and self._polite:
-                await self._fetcher.calm()
+            if self._polite:
+                with trio.move_on_after(float("inf") if number else _YIELDS):
+                    await self._fetcher.calm()
             segment = course.next(most)  # what it plans is boarded before anybody else can run
             going.done = course.passed
             if segment is None:

@@ -127,7 +127,8 @@ class Carry:
             await self._news.wait()
             self._news = trio.Event()
             here = bisect_right(self._ends, self._came)
-            to = min(here, self._taken + _TOGETHER)
+            # What a miss waits for is the first, and waits for no others.
+            to = min(here, self._taken + (_TOGETHER if self._taken else 1))
             if self._ended or to < here:
                 self._news.set()
             if to > self._taken:

@@ -14,44 +14,27 @@ State changes only in functions without ``await``; what a thread has written is 
 
 import logging
 import os
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from contextlib import closing, nullcontext
 
 import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import make_room
 from aysfs.cache.flights import Flights, InFlight, Landed
-from aysfs.cache.partial import Partial, chunks_of_part, make_partial, open_partial, whole_digest
-from aysfs.cache.span import Span, SpanSink
+from aysfs.cache.large import AHEAD, Key, Large, Whole
+from aysfs.cache.partial import chunks_of_part, make_partial, open_partial
+from aysfs.cache.span import Early
 from aysfs.chunks import Chunks
 from aysfs.digest import Digest
-from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoRanges, NoSpace, Stalled, StoreTrouble
-from aysfs.store.protocol import Store
+from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoSpace, Stalled
 
 log = logging.getLogger(__name__)
 
 FIRST = 1 << 20  # bytes that who begins at the beginning gets at once
-AHEAD = 16 << 20  # the most that is fetched before it is asked for
-REQUEST = 4 << 20  # the most that one request asks for
 _LINE = 2 << 20  # reads so near to where the last one ended go on: the kernel sends several at once
-_AHEAD_AT_ONCE = 8  # requests that nobody waits for yet
 _WITHOUT_RANGES = 600.0  # seconds for which a store that gives no parts is not asked for any
-_PAUSE = 1.0  # seconds without fetching ahead after a failure
-_AGAIN = 3  # times that a chunk is asked for which was here and is not any more
-
-
-class Whole(Protocol):
-    """What of the fetch service is needed: blobs as a whole."""
-
-    cache: Cache
-    store: Store
-
-    def open_at_once(self, digest: Digest, size: int) -> int | None: ...
-    async def open_fetched(self, digest: Digest, size: int, why: object = "") -> int: ...
-    async def open(self, digest: Digest, size: int, why: object = "") -> int: ...
+_FULL = 5.0  # seconds for which a cache that could make no room is not asked to
 
 
 class LargeBlobs:
@@ -65,12 +48,18 @@ class LargeBlobs:
         """Run for each blob that was completed, once nobody has it open any more."""
         self.is_over = False
         self.ahead = 0  # requests under way that nobody waited for when they began
-        self._open: dict[tuple[Digest, int, Chunks], _Large] = {}
-        self._refused: set[tuple[Digest, int, Chunks]] = set()  # their chunks lie, or are not there
+        self._open: dict[Key, Large] = {}
+        self._refused: set[Key] = set()  # their chunks lie, or are not there
+        self._full_until = -float("inf")  # there is no room, and looking for it takes a while
         self._whole_until = -float("inf")  # the store gives no parts
 
-    async def open(self, digest: Digest, size: int, chunks: Chunks, why: object = "") -> "Reader":
-        """A reader of a blob for which ``chunks.are_used``. Raises as ``Fetcher.open`` does."""
+    async def open(
+        self, digest: Digest, size: int, chunks: Chunks, why: object = "", *, head: bool = True
+    ) -> "Reader":
+        """A reader of a blob for which ``chunks.are_used``. Raises as ``Fetcher.open`` does.
+
+        Most read the beginning first: with ``head`` it is asked for together with the index.
+        """
         key = digest, size, chunks
         descriptor = self.whole.open_at_once(digest, size)
         if descriptor is not None:
@@ -80,14 +69,21 @@ class LargeBlobs:
             large = None
         elif large is None and self._may_be_read(key):
             partial = open_partial(self.whole.cache, digest, size, chunks)
-            if partial is None and (index := await self._index(key, why)) is not None:
-                large = self._open.get(key)  # meanwhile
-                if large is None:
-                    partial = make_partial(self.whole.cache, digest, size, chunks, index)
+            early = None
+            if partial is None:
+                early = self._early(key) if head else None
+                with early or nullcontext():
+                    index = await self._index(key, why)
+                    large = self._open.get(key)  # meanwhile
+                    if large is None and index is not None:
+                        partial = make_partial(self.whole.cache, digest, size, chunks, index)
+                        early = early and early.kept()
             if partial is not None:
                 self.flights.counters.misses += 1
-                large = self._open[key] = _Large(self, key, partial)
+                large = self._open[key] = Large(self, key, partial)
                 large.complete_if_all_here()  # whoever had it before may have been killed then
+                if early is not None:
+                    large.take(early, why)
         if large is None:
             return Reader(
                 self.whole.cache, None, await self.whole.open_fetched(digest, size, why), size, why
@@ -103,7 +99,7 @@ class LargeBlobs:
 
     async def bring(self, digest: Digest, size: int, chunks: Chunks, why: object = "") -> None:
         """Have all of a blob in the cache; only what is missing is asked for."""
-        with closing(await self.open(digest, size, chunks, why)) as reader:
+        with closing(await self.open(digest, size, chunks, why, head=False)) as reader:
             await reader.bring()
 
     def start(self, digest: Digest, size: int, chunks: Chunks, why: object, landed: Landed) -> None:
@@ -131,10 +127,20 @@ class LargeBlobs:
         now = trio.current_time()
         return [span.told_of(now) for large in self._open.values() for span in large.spans()]
 
-    def _may_be_read(self, key: tuple[Digest, int, Chunks]) -> bool:
+    def _early(self, key: Key) -> Early | None:
+        """The beginning of a blob, on its way."""
+        digest, size, chunks = key
+        length = FIRST // chunks.size * chunks.size
+        if not length:
+            return None
+        early = Early(self.whole.store, digest, size, length)
+        self.nursery.start_soon(early.run)
+        return early
+
+    def _may_be_read(self, key: Key) -> bool:
         return key not in self._refused and trio.current_time() >= self._whole_until
 
-    async def _index(self, key: tuple[Digest, int, Chunks], why: object) -> bytes | None:
+    async def _index(self, key: Key, why: object) -> bytes | None:
         """The index of a blob's chunks; None where there is none that could be used."""
         digest, size, chunks = key
         try:
@@ -146,18 +152,30 @@ class LargeBlobs:
         with os.fdopen(descriptor, "rb") as file:
             return file.read()
 
-    # --- for _Large -------------------------------------------------------------------------
+    # --- for Large -------------------------------------------------------------------------
 
-    def forget(self, large: "_Large") -> None:
+    def forget(self, large: Large) -> None:
         """Nobody has it open any more."""
         if self._open.get(large.key) is large:
             del self._open[large.key]
         if large.is_done and not self.is_over:
             self.nursery.start_soon(self.completed, self.whole.cache)
 
-    def refuse(self, large: "_Large") -> None:
+    def refuse(self, large: Large) -> None:
         """Its chunks are not those of its blob: read it whole from now on."""
         self._refused.add(large.key)
+
+    async def make_room(self, size: int) -> bool:
+        """Evict until so many bytes fit, and reserve them; False when that cannot be."""
+        if trio.current_time() < self._full_until:
+            return False
+        try:
+            # Not abandoned when cancelled: the room that it reserves would be lost.
+            await trio.to_thread.run_sync(make_room, self.whole.cache, size)
+        except NoSpace:
+            self._full_until = trio.current_time() + _FULL
+            return False
+        return True
 
     def has_no_ranges(self) -> None:
         """The store gives no parts: do not ask it for any, for a while."""
@@ -172,7 +190,7 @@ class Reader:
     """One open file. Close it."""
 
     def __init__(
-        self, cache: Cache, large: "_Large | None", descriptor: int, size: int, why: object
+        self, cache: Cache, large: Large | None, descriptor: int, size: int, why: object
     ) -> None:
         self.cache = cache
         self._large = large
@@ -221,273 +239,3 @@ class Reader:
             return 0
         self._in_line += end - offset
         return min(self._in_line, AHEAD) if end > before else 0
-
-
-class _Large:
-    """A blob that is open in this process, whoever reads it."""
-
-    def __init__(self, home: LargeBlobs, key: tuple[Digest, int, Chunks], partial: Partial) -> None:
-        self.home = home
-        self.key = key
-        self.partial = partial
-        self.readers = 0
-        self.is_done = False  # it is a blob as any other
-        self.error: AysfsError | None = None  # why nothing of it is to be read
-        self.whole: int | None = None  # a descriptor of all of it, where it came whole
-        self._size = key[1]
-        self._cut = key[2].size
-        self._flights: dict[int, Span] = {}  # by chunk
-        self._falling_back: trio.Event | None = None
-        self._completion: trio.Event | None = None  # set when the verification has ended
-        self._working = 0  # tasks that use the files
-        self._ahead_from = 0.0  # when to fetch ahead of need again, after a failure
-
-    def spans(self) -> list[Span]:
-        """The requests under way."""
-        return list(dict.fromkeys(self._flights.values()))
-
-    # --- for readers ------------------------------------------------------------------------
-
-    async def read(self, start: int, end: int, ahead: int, why: object) -> bytes:
-        """These bytes, at least one; and begin to fetch as many behind them."""
-        first, last = start // self._cut, (end - 1) // self._cut
-        if self.home.is_over:
-            raise Stalled(f"blob {self.key[0].hex()}: the fetch service has ended")
-        if self.whole is None and self.partial.is_removed:  # all of it may have come meanwhile
-            self.whole = self.home.whole.open_at_once(self.key[0], self._size)
-        if self.whole is None:
-            self._want(first, last, last + max(0, ahead) // self._cut, why)
-            for number in range(first, last + 1):
-                await self._arrived(number, why)
-        if self.error is not None:
-            raise self.error
-        descriptor = self.partial.descriptor if self.whole is None else self.whole
-        data = os.pread(descriptor, end - start, start)
-        if len(data) != end - start:  # somebody cut the file under us
-            raise Corrupt(f"blob {self.key[0].hex()}: its entry in the cache became shorter")
-        return data
-
-    async def bring(self, why: object) -> None:
-        """Fetch what is missing, in order, and wait until the whole is verified."""
-        ahead = AHEAD // self._cut
-        for number in range(self.partial.count):
-            if self.whole is None and self.error is None and not self.partial.has(number):
-                self._want(number, number, number + ahead, why)
-                await self._arrived(number, why)
-        self.complete_if_all_here()  # the last request may not have ended yet
-        while self._completion is not None:
-            await self._completion.wait()
-        if self.error is not None:
-            raise self.error
-        if not self.is_done and self.whole is None:  # evicted, say, or another process was first
-            digest, size, _ = self.key
-            os.close(await self.home.whole.open(digest, size, why))
-
-    def leave(self) -> None:
-        """One reader less."""
-        self.readers -= 1
-        if not self.readers:
-            for span in self.spans():
-                span.drop()
-            self._flights.clear()  # who comes meanwhile begins anew
-        self._settle()
-
-    async def _arrived(self, number: int, why: object) -> None:
-        """Wait for a chunk; an error of its own, and not that of a neighbour, is raised."""
-        for _ in range(_AGAIN):
-            if self.whole is not None or self.error is not None or self.partial.has(number):
-                return
-            self._want(number, number, number, why)
-            span = self._flights.get(number)
-            if span is None:
-                continue
-            self.home.flights.press(1)
-            try:
-                await span.landed(number)
-            except Corrupt:
-                if span.count == 1:
-                    raise
-            finally:
-                self.home.flights.press(-1)
-        if not self.partial.has(number):
-            raise StoreTrouble(f"blob {self.key[0].hex()}: chunk {number} does not stay here")
-
-    def _want(self, first: int, last: int, ahead: int, why: object) -> None:
-        """Begin to fetch what is missing, up to ``last`` needed and up to ``ahead`` likely."""
-        if trio.current_time() < self._ahead_from:
-            ahead = last
-        ahead = min(ahead, self.partial.count - 1)
-        most, deadline = max(1, REQUEST // self._cut), self.home.flights.deadline
-        for begin, end in self._missing(first, ahead):
-            if begin > last:
-                # A little that is only likely waits until it is worth a request.
-                is_little = 2 * (end - begin) < ahead - last and end < self.partial.count
-                if is_little or self.home.ahead >= _AHEAD_AT_ONCE:
-                    continue
-            for at in range(begin, end, most):
-                span = Span(self.partial, at, min(most, end - at), last, why, deadline)
-                self._flights.update(dict.fromkeys(range(at, at + span.count), span))
-                self._working += 1
-                self.home.ahead += not span.is_needed
-                self.home.nursery.start_soon(self._fly, span)
-
-    def _missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Runs of chunks that are neither here nor on their way: the first, and behind the last."""
-        begin: int | None = None
-        for number in range(first, last + 2):
-            lacks = number <= last and number not in self._flights and not self.partial.has(number)
-            if lacks and begin is None:
-                begin = number
-            elif not lacks and begin is not None:
-                yield begin, number
-                begin = None
-
-    # --- flights ----------------------------------------------------------------------------
-
-    async def _fly(self, span: Span) -> None:
-        """Bring some chunks. Whatever happens, who waits for them is woken."""
-        name = f"blob {self.key[0].hex()}"
-        error: AysfsError | None = None
-        try:
-            with span.scope:
-                await self._bring(span)
-            error = self._cut_off(span) if span.scope.cancelled_caught else None
-        except NoRanges:
-            error = await self._fall_back(span)
-        except NoSpace as caught:
-            error = caught if span.is_needed else None
-            self._pause_ahead()
-        except AysfsError as caught:
-            error = caught
-        except Exception as caught:  # a bug in a store must fail these chunks, not the mount
-            log.exception("chunks of %s", self.key[0].hex())
-            error = StoreTrouble(f"{name}: internal error: {caught!r}")
-        except trio.Cancelled:
-            span.ended(Stalled(f"{name}: the fetch service has ended"))
-            raise
-        finally:
-            self._land(span, error)
-
-    def _land(self, span: Span, error: AysfsError | None) -> None:
-        self._flights = {at: one for at, one in self._flights.items() if one is not span}
-        span.ended(error)
-        self._working -= 1
-        self.home.ahead -= not span.is_needed
-        if error is not None:
-            self._pause_ahead()
-        counters = self.home.flights.counters
-        counters.fetched_bytes += span.fetched
-        if error is not None:
-            counters.failures += 1
-            log.warning("%s: %s", span.why or "fetch", error)
-        self.complete_if_all_here()
-        self._settle()
-
-    def _pause_ahead(self) -> None:
-        """What failed is not tried again with every read before somebody needs it."""
-        self._ahead_from = trio.current_time() + _PAUSE
-
-    def _cut_off(self, span: Span) -> AysfsError | None:
-        """Why a request was ended: its deadline, or nobody reads any more."""
-        if span.is_dropped:
-            return None
-        name, where = self.key[0].hex(), self.home.flights.source
-        return Stalled(f"blob {name}: no progress in {self.home.flights.deadline:g} s from {where}")
-
-    async def _bring(self, span: Span) -> None:
-        cache, store = self.home.whole.cache, self.home.whole.store
-        await self._reserve(span)
-        try:
-            with self.partial.opened_to_write() as descriptor:
-                sink = SpanSink(span, descriptor)
-                await store.get_range(self.key[0], self._size, span.start, span.length, sink)
-                sink.check_whole()
-        finally:
-            if span.reserved:
-                cache.usage.release(span.reserved)
-
-    async def _reserve(self, span: Span) -> None:
-        """Room for a request; what nobody waits for evicts nothing, and is dropped instead."""
-        usage = self.home.whole.cache.usage
-        try:
-            usage.reserve(span.room)
-        except NoSpace:
-            span.shrink()  # to what somebody waits for
-            for at in [one for one, flying in self._flights.items() if flying is span]:
-                if at >= span.first + span.count:
-                    del self._flights[at]
-            if not span.count:
-                raise
-            # Not abandoned when cancelled: the room that it reserves would be lost.
-            await trio.to_thread.run_sync(make_room, self.home.whole.cache, span.room)
-        span.reserved = span.room
-
-    async def _fall_back(self, span: Span) -> AysfsError | None:
-        """Have all of the blob, since its store gives no parts."""
-        self.home.has_no_ranges()
-        while self._falling_back is not None:
-            await self._falling_back.wait()
-        if self.whole is not None:
-            return None
-        self._falling_back = trio.Event()
-        try:
-            self.whole = await self.home.whole.open(self.key[0], self._size, span.why)
-            self.partial.discard()
-        except AysfsError as error:
-            return error
-        finally:
-            self._falling_back.set()
-            self._falling_back = None
-        return None
-
-    # --- the end ----------------------------------------------------------------------------
-
-    def complete_if_all_here(self) -> None:
-        """Begin to verify the whole, when nothing of it is missing."""
-        if self.is_done or self.error or self.whole is not None or self._completion is not None:
-            return
-        if not self.partial.is_closed and self.partial.is_complete:
-            self._completion = trio.Event()
-            self._working += 1
-            self.home.nursery.start_soon(self._complete)
-
-    async def _complete(self) -> None:
-        """Verify the whole, and let it be a blob."""
-        stop = threading.Event()
-        try:
-            copy = os.dup(self.partial.descriptor)  # for a thread that may outlive this
-            found = await trio.to_thread.run_sync(
-                whole_digest, copy, self._size, stop.is_set, abandon_on_cancel=True
-            )
-            if found == self.key[0]:
-                self.is_done = self.partial.complete()
-            else:
-                await self._judge_wrong_whole()
-        except (AysfsError, OSError) as error:  # it stays as it is: every chunk can be read
-            log.warning("blob %s: %s", self.key[0].hex(), error)
-        finally:
-            stop.set()
-            completion, self._completion = self._completion, None
-            assert completion is not None
-            completion.set()
-            self._working -= 1
-            self._settle()
-
-    async def _judge_wrong_whole(self) -> None:
-        """All chunks are here, and together they are not the blob: who is wrong?"""
-        if await trio.to_thread.run_sync(self.partial.doubt):
-            return  # the disk was: these chunks are missing again
-        name = self.key[0].hex()
-        self.error = Corrupt(f"blob {name}: its chunks are right, and together another blob")
-        self.home.whole.cache.report(str(self.error))
-        self.home.refuse(self)
-        self.partial.discard()
-
-    def _settle(self) -> None:
-        """Close what nobody uses."""
-        if self.readers or self._working or self.partial.is_closed:
-            return
-        self.partial.close()
-        if self.whole is not None:
-            os.close(self.whole)
-        self.home.forget(self)

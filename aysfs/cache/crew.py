@@ -70,6 +70,7 @@ class Crew:
         self._flights = flights
         self._nursery = nursery
         self._threads = trio.CapacityLimiter(_THREADS)
+        self._threads_ahead = trio.CapacityLimiter(_THREADS)
         self._beside = 0  # tasks that fetch neighbours of misses
 
     async def work(self) -> None:
@@ -190,17 +191,18 @@ class Crew:
         flights = self._flights.board(blobs, carry, why, scope, ahead=ahead)
         party = _Party(flights, self._flights, self._cache, ahead=ahead)
         try:
-            outcome = await self._bring(carry, party)
+            threads = self._threads_ahead if ahead else self._threads
+            outcome = await self._bring(carry, party, threads)
             return Carried(outcome, carry.progress, carry.latency, carry.seconds)
         finally:
             for flight in flights:
                 if not flight.done.is_set():
                     self._flights.let_off(flight)
 
-    async def _bring(self, carry: Carry, party: "_Party") -> Outcome:
+    async def _bring(self, carry: Carry, party: "_Party", threads: trio.CapacityLimiter) -> Outcome:
         name = carry.segment.pack.digest.hex()
         try:
-            await carry.bring(self._store, self._cache, party, self._threads)
+            await carry.bring(self._store, self._cache, party, threads)
         except NoRanges:
             self.packs.whole_only = True
             return Outcome.NO_RANGES

@@ -13,22 +13,37 @@ from aysfs import digest as digests
 from aysfs.cache.flights import InFlight
 from aysfs.cache.partial import Partial
 from aysfs.cache.usage import on_disk
-from aysfs.errors import AysfsError, Corrupt
+from aysfs.digest import Digest
+from aysfs.errors import AysfsError, Corrupt, StoreTrouble
+from aysfs.store.protocol import Store
 
 
 class Span:
     """Some neighbouring chunks on their way, in one request."""
 
     def __init__(
-        self, partial: Partial, first: int, count: int, last: int, why: object, deadline: float
+        self,
+        partial: Partial,
+        first: int,
+        count: int,
+        last: int,
+        why: object,
+        deadline: float,
+        early: "Early | None" = None,
     ) -> None:
-        """Up to chunk ``last`` somebody waits for them, ``deadline`` seconds without progress."""
+        """Up to chunk ``last`` somebody waits for them, ``deadline`` seconds without progress.
+
+        ``early`` brings them where they were asked for before their digests were known.
+        """
         self.partial = partial
+        self.early = early
         self.first = first
         self.count = count
         self.why = why
         self.reserved = self.fetched = 0
         self._deadline = deadline
+        self.held: dict[int, bytes] | None = None
+        """The chunks that came, where they are not kept in the cache."""
         self.scope = trio.CancelScope()
         self.is_dropped = False
         self._needed = max(0, min(count, last + 1 - first))
@@ -91,12 +106,19 @@ class Span:
         self._waiting += 1
         self._since = self._since or trio.current_time()
         try:
-            while not self._is_over and not self.partial.has(number):
+            while not self._is_over and not self._has(number):
                 await self._news.wait()
         finally:
             self._waiting -= 1
-        if self._error is not None and not self.partial.has(number):
+        if self._error is not None and not self._has(number):
             raise self._error
+
+    def _has(self, number: int) -> bool:
+        return number in self.held if self.held is not None else self.partial.has(number)
+
+    def hold(self) -> None:
+        """Keep the chunks in memory, for those who wait: there is no room for them."""
+        self.held = {}
 
     def here(self, taken: int, length: int) -> None:
         """A chunk was written, which took so much of the room. From any thread."""
@@ -133,7 +155,7 @@ class SpanSink:
         self._number = span.first
         self._rest = bytearray()  # of a chunk that is not whole yet
 
-    def write(self, data: bytes | memoryview, /) -> None:
+    def write(self, data: bytes | bytearray | memoryview, /) -> None:
         view = memoryview(data)
         while view:
             if self._number >= self._span.first + self._span.count:
@@ -162,7 +184,77 @@ class SpanSink:
         partial, number = self._partial, self._number
         if digests.of(data) != partial.digest_of(number):
             raise Corrupt(f"blob {partial.digest.hex()}: chunk {number} has wrong bytes")
-        if not partial.has(number):
+        if self._span.held is not None:
+            self._span.held[number] = bytes(data)
+            self._span.here(0, len(data))
+        elif not partial.has(number):
             partial.put(self._descriptor, number, data)
             self._span.here(on_disk(len(data)), len(data))
         self._number += 1
+
+
+class Early:
+    """The first bytes of a blob, asked for while nothing is known that would verify them.
+
+    They are held until ``pour_into`` is told where they belong. A context: what is left of it when
+    that ends is given up, unless it was ``kept``.
+    """
+
+    def __init__(self, store: Store, digest: Digest, size: int, length: int) -> None:
+        """``length`` is at most PART_IN_LOOP: all of this happens in the event loop."""
+        self.length = length
+        self.scope = trio.CancelScope()
+        self._store = store
+        self._digest = digest
+        self._size = size
+        self._held = bytearray()
+        self._sink: SpanSink | None = None
+        self._error: AysfsError | None = None
+        self._is_over = trio.Event()
+        self._is_kept = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_kept:
+            self.scope.cancel()
+
+    def kept(self) -> "Early":
+        """Itself, which goes on."""
+        self._is_kept = True
+        return self
+
+    async def run(self) -> None:
+        """Ask for them."""
+        try:
+            with self.scope:
+                await self._store.get_range(self._digest, self._size, 0, self.length, self)
+        except AysfsError as error:
+            self._error = error
+        except Exception as error:  # noqa: BLE001 - a bug in a store fails these chunks, not the mount
+            self._error = StoreTrouble(f"blob {self._digest.hex()}: internal error: {error!r}")
+        finally:
+            self._is_over.set()
+
+    async def pour_into(self, sink: "SpanSink") -> None:
+        """Let the sink have them, those that are here at once; raises as the store or the sink."""
+        sink.write(self._held)
+        self._held.clear()
+        self._sink = sink
+        await self._is_over.wait()
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: bytes | memoryview, /) -> None:
+        """A sink of the store's."""
+        if self._sink is None:
+            self._held += data
+        else:
+            self._sink.write(data)
+
+    def restart(self) -> None:
+        """A sink of the store's."""
+        self._held.clear()
+        if self._sink is not None:
+            self._sink.restart()

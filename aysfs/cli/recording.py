@@ -6,6 +6,7 @@ nobody else knows. So whatever this host has mounted goes on undisturbed.
 """
 
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -22,11 +23,12 @@ from aysfs.mount import life
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.life import host_of
 from aysfs.mount.recording import begin, recorded
-from aysfs.mount.runtime import PATIENCE, folder_of, is_served
+from aysfs.mount.runtime import folder_of, is_served, read_record
 from aysfs.names import ServiceName
 from aysfs.profile import Read
 
 _ENDING = 10.0  # seconds that a command which was interrupted may take to end
+_FLUSHING = 120.0  # seconds that a daemon may take, on a disk that has much to do
 
 
 class CommandFailed(AysfsError):
@@ -162,17 +164,25 @@ def _remove(folder: Path) -> None:
 @contextmanager
 def _mounted(options: MountOptions) -> Iterator[Path]:
     """A mount that records, in a runtime directory of its own; the socket of its daemon."""
-    runtime = Path(options.runtime)
+    folder = folder_of(Path(options.runtime), options.point)
     mount_tree(options)
     try:
-        yield folder_of(runtime, options.point) / "control"
+        yield folder / "control"
     finally:
+        record = read_record(folder)
         try:
-            life.stop(runtime, Path(options.point))
+            life.unmount_kernel(options.point)
         except MountBusy:
-            note("aysfs: a process that the command left behind still uses the service")
-            life.stop(runtime, Path(options.point), lazy=True)
-        host = host_of(options).folder
-        deadline = time.monotonic() + PATIENCE
-        while is_served(host) and time.monotonic() < deadline:
-            time.sleep(0.02)
+            note("aysfs: a process that the command left behind used the service, which is gone")
+            life.unmount_kernel(options.point, lazy=True)
+            if record is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(record.pid, signal.SIGTERM)
+        _wait_for_end(folder, host_of(options).folder)
+
+
+def _wait_for_end(*folders: Path) -> None:
+    """Until no daemon has one of these folders, which go next: it may flush a cache first."""
+    deadline = time.monotonic() + _FLUSHING
+    while any(map(is_served, folders)) and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -13,6 +13,10 @@ from aysfs.errors import AysfsError, ExitCode
 
 log = logging.getLogger("aysfs")
 
+# Seconds after which a thread that computes lets the event loop run. A read beside a prefetch of
+# everything over 1 Gbit/s took 24, 24 and 75 ms with it, and 33, 33 and 77 with Python's 5 ms.
+_SWITCH = 0.0005
+
 
 def be_daemon(log_level: str, run: Callable[[Callable[[], None]], None]) -> int:
     """Run to the end, logging to standard error; the exit code is that of the error, if any.
@@ -21,6 +25,7 @@ def be_daemon(log_level: str, run: Callable[[Callable[[], None]], None]) -> int:
     descriptor that the command line names.
     """
     _allow_all_descriptors()
+    sys.setswitchinterval(_SWITCH)
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -71,8 +71,10 @@ async def serving(
 
 
 @asynccontextmanager
-async def reading(fetcher: Fetcher, chunks: Chunks = CHUNKS) -> AsyncIterator[Reader]:
-    reader = await fetcher.large.open(DIGEST, SIZE, chunks, "a test")
+async def reading(
+    fetcher: Fetcher, chunks: Chunks = CHUNKS, *, head: bool = False
+) -> AsyncIterator[Reader]:
+    reader = await fetcher.large.open(DIGEST, SIZE, chunks, "a test", head=head)
     try:
         yield reader
     finally:
@@ -125,6 +127,70 @@ async def test_the_beginning_comes_in_one_request(tmp_path: Path, no_leaks: None
         await wait_all_tasks_blocked()
         assert asked(store)[0] == (0, 4)
         assert sum(count for _, count in asked(store)) <= 8  # no more ahead than was read
+
+
+class Slow(Passes):
+    """Gives the index of chunks when it is let."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.go_on = trio.Event()
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        await self.go_on.wait()
+        await self._inner.get(digest, size, sink)
+
+
+async def test_the_beginning_is_asked_for_together_with_the_index(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    counts = Counts(large_store())
+    store = Slow(counts)
+    got: list[bytes] = []
+
+    async def use(fetcher: Fetcher) -> None:
+        async with reading(fetcher, head=True) as reader:
+            got.append(await reader.read(0, 1 << 20))
+
+    async with serving(tmp_path, store) as fetcher:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(use, fetcher)
+            await wait_all_tasks_blocked()
+            assert asked(counts) == [(0, 4)]
+            assert list(fetcher.cache.scan_partial()) == []  # nothing verifies it yet
+            store.go_on.set()
+        assert got == [DATA[: 1 << 20]]
+        assert asked(counts)[1:] in ([], [(4, 4)])
+        async with reading(fetcher, head=True) as reader:  # the index is here: nothing is guessed
+            await reader.read(200 * CHUNK, 10)
+        assert asked(counts)[-1] == (200, 1)
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+async def test_a_beginning_that_came_wrong_is_asked_for_again(
+    tmp_path: Path, wrong: int, no_leaks: None
+) -> None:
+    chain = Chain([large_store(data=flipped(wrong)), large_store()])
+    async with serving(tmp_path, chain) as fetcher, reading(fetcher, head=True) as reader:
+        assert await reader.read(0, 1 << 20) == DATA[: 1 << 20]
+
+
+async def test_a_beginning_of_a_blob_without_an_index_is_given_up(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    memory = large_store()
+    del memory.blobs[CHUNKS.digest]
+    async with serving(tmp_path, memory) as fetcher, reading(fetcher, head=True) as reader:
+        assert await reader.read(0, 10) == DATA[:10]
+
+
+async def test_a_store_without_ranges_gives_no_beginning_either(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    store = Counts(WithoutRanges(large_store()))
+    async with serving(tmp_path, store) as fetcher, reading(fetcher, head=True) as reader:
+        assert await reader.read(77, 10) == DATA[77:87]
+        assert store.gets[DIGEST] == 1
 
 
 async def test_the_end_and_what_lies_behind_it(tmp_path: Path, no_leaks: None) -> None:
@@ -185,7 +251,7 @@ class Waits(Counts):
 async def test_a_chunk_flies_once_whoever_asks(tmp_path: Path, no_leaks: None) -> None:
     store = Waits(large_store())
     async with serving(tmp_path, store) as fetcher:
-        readers = [await fetcher.large.open(DIGEST, SIZE, CHUNKS, "") for _ in range(5)]
+        readers = [await fetcher.large.open(DIGEST, SIZE, CHUNKS, "", head=False) for _ in range(5)]
         got: list[bytes] = []
 
         async def read(reader: Reader) -> None:
@@ -410,7 +476,7 @@ async def test_a_failed_read_is_tried_again_by_the_next(tmp_path: Path, no_leaks
     store = FailsOnce(large_store())
     async with serving(tmp_path, store) as fetcher:
         with pytest.raises(StoreTrouble):
-            await fetcher.large.open(DIGEST, SIZE, CHUNKS, "")  # its index
+            await fetcher.large.open(DIGEST, SIZE, CHUNKS, "", head=False)  # its index
         async with reading(fetcher) as reader:
             with pytest.raises(StoreTrouble):
                 await reader.read(50 * CHUNK, 10)
@@ -509,15 +575,26 @@ async def test_parts_count_and_are_evicted_when_nobody_reads_them(
             assert await reader.read(40 * CHUNK, 10) == DATA[40 * CHUNK :][:10]
 
 
-async def test_a_blob_larger_than_the_cache_can_be_read_as_far_as_there_is_room(
-    tmp_path: Path, no_leaks: None
-) -> None:
+async def test_a_blob_larger_than_the_cache_can_be_read(tmp_path: Path, no_leaks: None) -> None:
     limits = Limits(size=16 << 20, keep_free=0)
-    async with serving(tmp_path, large_store(), limits) as fetcher, reading(fetcher) as reader:
-        with pytest.raises(NoSpace):
+    store = Counts(large_store())
+    async with serving(tmp_path, store, limits) as fetcher:
+        cache = fetcher.cache
+        async with reading(fetcher) as reader:
             await read_all(reader)
-        assert fetcher.cache.usage.used <= 16 << 20
-        assert await reader.read(0, 10) == DATA[:10]
+            assert 8 << 20 < cache.usage.used <= 16 << 20
+            assert len(asked(store)) < COUNT
+            await wait_all_tasks_blocked()
+            store.ranges.clear()
+            across = 100 * CHUNK - 1000  # one of both is not kept, and neither is asked for twice
+            assert await reader.read(0, 10) == DATA[:10]
+            assert await reader.read(across, 2000) == DATA[across : across + 2000]
+            assert await reader.read(250 * CHUNK, 10) == DATA[250 * CHUNK :][:10]
+            assert {at for at, _ in asked(store)} <= {99, 100, 250}
+            with pytest.raises(NoSpace):
+                await reader.bring()
+        assert fetcher.counters.failures == 0
+        assert not cache.has(DIGEST, SIZE)
 
 
 async def test_a_full_disk_is_no_space(
@@ -561,8 +638,8 @@ async def test_a_reader_cut_anywhere_leaves_nothing(tmp_path: Path) -> None:
     memory = large_store()
 
     async def use(fetcher: Fetcher) -> None:
-        async with reading(fetcher) as reader:
-            at = 10 * CHUNK
+        async with reading(fetcher, head=True) as reader:
+            at = 2 * CHUNK
             assert await reader.read(at, 2 * CHUNK) == DATA[at : at + 2 * CHUNK]
 
     async def attempt(cut: Cut) -> None:

@@ -35,9 +35,10 @@ def paths(host: Host) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+def nothing_is_left(service: Host, tmp_path: Path) -> Iterator[None]:
     """No daemon, no mount, no folder of a recording, and no base that was not there before."""
     assert not BASE.exists()
+    service.environment["TMPDIR"] = str(tmp_path)
     yield
     end = time.monotonic() + 20
     while os.fsencode(tmp_path) in command_lines() and time.monotonic() < end:
@@ -45,6 +46,7 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     assert os.fsencode(tmp_path) not in command_lines()
     assert not BASE.exists()
     assert not [one for one in kernel_mounts() if "aysfs-record-" in one.point]
+    assert list(tmp_path.glob("aysfs-record-*")) == []
 
 
 @every_engine
@@ -232,16 +234,19 @@ def test_an_interrupted_record_ends_its_command_and_leaves_nothing(service: Host
     assert not (service.root / NOTE).exists()
 
 
-def test_what_a_command_leaves_behind_is_told(service: Host) -> None:
+@every_engine
+def test_what_a_command_leaves_behind_is_told(service: Host, engine: str) -> None:
     with open(service.root / "end", "wb"):
         pass
     left = "(cd $AYSFS_ROOT && while [ -e end ]; do sleep 0.05; done) >/dev/null 2>&1 &"
     left = left.replace("-e end", f"-e {service.root}/end")
     command = f"{left} cat $AYSFS_ROOT/data >/dev/null; sleep 0.2"
-    done = service.run("profile", "record", "test", "--", "sh", "-c", command)
+    words = ("--engine", engine, "--", "sh", "-c", command)
+    done = service.run("profile", "record", "test", *words)
     (service.root / "end").unlink()
     assert done.code == 0
-    assert done.err == "aysfs: a process that the command left behind still uses the service\n"
+    told = "a process that the command left behind used the service, which is gone"
+    assert done.err == f"aysfs: {told}\n"
     assert paths(service) == ["/data"]
 
 

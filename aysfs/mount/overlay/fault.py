@@ -147,7 +147,16 @@ class FaultLayer(pyfuse3.Operations):
         self._settle(slot)
 
     def forget_kept(self, slot: Slot) -> None:
-        """Make the kernel drop what it keeps of a slot and nobody uses. May wait for the kernel."""
+        """Make the kernel drop what it keeps of a slot and nobody uses. May wait for the kernel.
+
+        A folder that is dropped while a file in it is still in use is not found by its name any
+        more: such a file, and what it lies in, is dropped from below.
+        """
+        for digest in list(slot.files):
+            name = digest.hex().encode()
+            for depth, digits, entry in ((2, digest[0], name), (1, digest[0] >> 4, name[1:2])):
+                with suppress(OSError):  # still in use, or gone
+                    pyfuse3.invalidate_entry(_inode(slot.number, _EIO, depth, digits), entry)
         for layer in _LAYERS.values():
             for name in _HEX:
                 with suppress(OSError):  # the kernel does not know it
