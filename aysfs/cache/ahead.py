@@ -119,13 +119,14 @@ class Ahead:
             if self._polite:
                 with trio.move_on_after(float("inf") if number else _YIELDS):
                     await self._fetcher.calm()
-            segment = course.next(most)  # what it plans is boarded before anybody else can run
-            going.done = course.passed
-            if segment is None:
-                await trio.lowlevel.checkpoint()
-                continue
-            self._pace.spend(segment.length)
-            carried = await self._fetcher.crew.carry(segment, going.what)
+            async with self._fetcher.crew.turn():
+                segment = course.next(most)  # what it plans is boarded before anybody else can run
+                going.done = course.passed
+                if segment is None:
+                    await trio.lowlevel.checkpoint()
+                    continue
+                self._pace.spend(segment.length)
+                carried = await self._fetcher.crew.carry(segment, going.what)
             self._pace.learn(carried)
             if self._tell is not None:
                 self._tell()

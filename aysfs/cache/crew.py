@@ -8,6 +8,7 @@ ends and its readers are woken.
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import NamedTuple
 
@@ -79,15 +80,22 @@ class Crew:
             with trio.CancelScope() as scope:
                 while not scope.cancel_called:  # by a stall
                     flight = await self._flights.next()
-                    around = self._around(flight)
-                    if around is None:
-                        flight.scope = scope
-                        await self._fly(flight)
-                        continue
-                    if self._beside < _MOST_BESIDE:
-                        self._beside += 1
-                        self._nursery.start_soon(self._accompany, around.rest)
-                    await self._carry(around.segment, _BESIDE, scope, ahead=False)
+                    try:
+                        await self._bring_it(flight, scope)
+                    finally:
+                        self._flights.end_turn()
+
+    async def _bring_it(self, flight: Flight, scope: trio.CancelScope) -> None:
+        """Bring a blob, with what follows it in its pack where it is in one."""
+        around = self._around(flight)
+        if around is None:
+            flight.scope = scope
+            await self._fly(flight)
+            return
+        if self._beside < _MOST_BESIDE:
+            self._beside += 1
+            self._nursery.start_soon(self._accompany, around.rest)
+        await self._carry(around.segment, _BESIDE, scope, ahead=False)
 
     def _around(self, flight: Flight) -> Around | None:
         if flight.alone or self._cache.is_doubtful(flight.digest):
@@ -98,11 +106,12 @@ class Crew:
         """Bring what is left of the neighbourhood of a miss, which is on its way by now."""
         try:
             while not course.is_over:
-                segment = course.next(LONGEST_REACH)
-                if segment is None:
-                    await trio.lowlevel.checkpoint()
-                    continue
-                carried = await self.carry(segment, _BESIDE)
+                async with self.turn():
+                    segment = course.next(LONGEST_REACH)
+                    if segment is None:
+                        await trio.lowlevel.checkpoint()
+                        continue
+                    carried = await self.carry(segment, _BESIDE)
                 if carried.outcome is not Outcome.DONE:
                     return
         finally:
@@ -173,6 +182,10 @@ class Crew:
             return not self._cache.has(digest, size) and not self._cache.is_doubtful(digest)
         except OSError:  # whoever reads it is told
             return False
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """To be entered before a segment is planned that nobody asked for."""
+        return self._flights.turn_ahead()
 
     async def carry(self, segment: Segment, why: str) -> Carried:
         """Bring, before anybody asks, the blobs of a segment that was planned in this very moment.

@@ -164,7 +164,7 @@ async def open_fetcher(
 ) -> AsyncIterator[Fetcher]:
     """A fetch service for the length of the block; flights under way end with it."""
     async with trio.open_nursery() as nursery:
-        flights = Flights(deadline, store.label)
+        flights = Flights(deadline, store.label, parallel)
         crew = Crew(cache, store, flights, nursery)
         fetcher = Fetcher(cache, store, flights, crew, nursery)
         nursery.start_soon(flights.watch)

@@ -8,7 +8,8 @@ flight.
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -148,15 +149,21 @@ class Flight:
 class Flights:
     """All of them, one a blob."""
 
-    def __init__(self, deadline: float, source: str) -> None:
-        """``deadline`` is in seconds without progress, ``source`` names what gives none."""
+    def __init__(self, deadline: float, source: str, turns: int) -> None:
+        """``deadline`` is in seconds without progress, ``source`` names what gives none.
+
+        ``turns`` are the requests that the source answers at once.
+        """
         self.counters = Counters()
         self.deadline = deadline
         self.source = source
         self._pressing = 0  # readers who wait for what nobody fetches ahead
         self._all: dict[tuple[Digest, int], Flight] = {}
         self._queue: deque[Flight] = deque()
+        self._turns = turns  # that nobody has
+        self._turns_ahead = max(1, turns // 2)  # that what nobody asked for may have of them
         self._idle = trio.lowlevel.ParkingLot()  # who has nothing to fly
+        self._idle_ahead = trio.lowlevel.ParkingLot()  # who waits for a turn to fetch ahead
         self._makes_way = trio.lowlevel.ParkingLot()  # who makes way for readers
         self._ended = False
         self._fetched_before = 0
@@ -185,12 +192,36 @@ class Flights:
         return flight
 
     async def next(self) -> Flight:
-        """The one that has waited longest for the crew."""
-        while not self._queue:
+        """The one that has waited longest for the crew, and a turn, until ``end_turn``."""
+        while not (self._queue and self._turns):
             await self._idle.park()
+        self._turns -= 1
         flight = self._queue.popleft()
         flight.queued = False
         return flight
+
+    def end_turn(self) -> None:
+        """A request has ended."""
+        self._turns += 1
+        if self._queue:
+            self._idle.unpark()
+        self._idle_ahead.unpark()
+
+    @asynccontextmanager
+    async def turn_ahead(self) -> AsyncIterator[None]:
+        """A turn for what nobody has asked for, which leaves half of them for readers.
+
+        Who waits inside of a store instead looks like a store that gives nothing.
+        """
+        while not (self._turns and self._turns_ahead):
+            await self._idle_ahead.park()
+        self._turns -= 1
+        self._turns_ahead -= 1
+        try:
+            yield
+        finally:
+            self._turns_ahead += 1
+            self.end_turn()
 
     async def landed(self, flight: Flight, who: int) -> None:
         """Wait for the end of a flight, for a process if it is known; raises its error."""

@@ -23,7 +23,7 @@ from aysfs.names import parse_name
 from aysfs.pack.index import PackIndex
 from aysfs.store.faults import Counts, Passes, Vanishes
 from aysfs.store.memory import MemoryStore
-from aysfs.store.protocol import Sink
+from aysfs.store.protocol import Held, Sink, Store
 from tests.packing import many, pack_of, packed, publish
 from tests.t3_cache.test_carry import follow, has, read_all, serving
 
@@ -329,3 +329,58 @@ def test_however_many_are_on_their_way_status_can_tell() -> None:
     assert all(one["waiting"] for one in told)
     waited_for = sum(one.waiting > 0 for one in flights)
     assert answer["in_flight_more"] == waited_for - len(told)
+
+
+# --- a slow line -------------------------------------------------------------------------
+
+
+class Narrow(Passes):
+    """Answers so many requests at once, as a store over SSH does, and each takes its time."""
+
+    def __init__(self, inner: Store, channels: int) -> None:
+        super().__init__(inner)
+        self.waited = 0
+        self._channels = trio.CapacityLimiter(channels)
+
+    async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+        await self._drip(await self._bytes(digest, size), sink)
+
+    async def get_range(
+        self, digest: Digest, size: int, start: int, length: int, sink: Sink
+    ) -> None:
+        held = Held()
+        await super().get_range(digest, size, start, length, held)
+        await self._drip(held.getvalue(), sink)
+
+    async def _drip(self, data: bytes, sink: Sink) -> None:
+        self.waited += not self._channels.available_tokens
+        async with self._channels:
+            step = max(1, len(data) // 100)
+            for at in range(0, len(data), step):
+                await trio.sleep(1)
+                sink.write(data[at : at + step])
+
+
+async def test_what_is_fetched_ahead_over_a_slow_line_makes_no_reader_look_stalled(
+    tmp_path: Path, no_leaks: None, mock_clock: MockClock
+) -> None:
+    mock_clock.autojump_threshold = 0.01
+    memory = MemoryStore()
+    parts = [[os.urandom(400_000), b"read %d" % one, os.urandom(400_000)] for one in range(8)]
+    index = packed(memory, parts)
+    alone = os.urandom(1000)
+    memory.add(alone)
+    store = Narrow(memory, 8)
+    async with (
+        serving(tmp_path, store, index, parallel=8) as fetcher,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(follow, fetcher, index)
+        await trio.sleep(0.5)
+        for part in parts[4:]:  # what is beside each is fetched as well
+            nursery.start_soon(read_all, fetcher, part[1:2])
+        await trio.sleep(5)
+        await read_all(fetcher, [alone])
+        await trio.sleep(2000)  # all of it has come
+        assert not fetcher.in_flight()
+    assert store.waited == 0

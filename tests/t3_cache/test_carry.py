@@ -52,10 +52,11 @@ async def serving(
     *indexes: PackIndex,
     limits: Limits = ROOMY,
     deadline: float = DEADLINE,
+    parallel: int = 16,
 ) -> AsyncIterator[Fetcher]:
     cache = Cache(tmp_path / "cache", limits)
     try:
-        async with open_fetcher(cache, store, deadline=deadline) as fetcher:
+        async with open_fetcher(cache, store, deadline=deadline, parallel=parallel) as fetcher:
             for index in indexes:
                 fetcher.crew.packs.add(index)
             yield fetcher
