@@ -8,7 +8,7 @@ flight.
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -18,6 +18,8 @@ from aysfs.digest import Digest
 from aysfs.errors import AysfsError, NoSpace, Stalled
 
 log = logging.getLogger(__name__)
+
+_TOLD = 100
 
 Landed = Callable[[AysfsError | None], None]
 """Told of the end of a flight, in the middle of it: must be quick, and must not raise."""
@@ -53,6 +55,18 @@ class InFlight(NamedTuple):
             "why": str(self.why),
             "who": sorted(set(self.who)),
         }
+
+
+def in_words(flights: Iterable[InFlight]) -> dict[str, object]:
+    """Flights for the answer to ``status``, which is one line: some of them where there are many.
+
+    Who waits longest comes first. ``in_flight_more`` are left out although somebody waits.
+    """
+    order = sorted(flights, key=lambda one: (one.waiting == 0, -one.waited))
+    return {
+        "in_flight": [one.to_values() for one in order[:_TOLD]],
+        "in_flight_more": sum(one.waiting > 0 for one in order[_TOLD:]),
+    }
 
 
 @dataclass

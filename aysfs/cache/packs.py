@@ -22,6 +22,9 @@ FIRST_REACH = 512 << 10
 LONGEST_REACH = 1 << 20
 
 _LOOKS = 512  # blobs that are looked at in a row: each may be a stat(2)
+# Frames in a segment, and in one that is a whole pack, where further ones are left to come singly:
+# of tiny blobs each takes more memory here than it has bytes.
+_MOST_FRAMES, _MOST_OF_ALL = 2048, 1 << 16
 
 
 class Frame(NamedTuple):
@@ -113,7 +116,7 @@ class Course:
         self._at = first
         self._end = end
         self._wanted = wanted
-        self.total = sum(map(index.stored, range(first, end)))
+        self.total = index.length(first, end)
         """Stored bytes of the whole way."""
         self.passed = 0
 
@@ -137,7 +140,7 @@ class Course:
                 return _whole(index, pack, self._wanted)
             else:
                 reach = most - index.stored(here)
-                end = min(self._end, pack.first + pack.count)
+                end = min(self._end, pack.first + pack.count, here + _MOST_FRAMES)
                 self._pass(_extent(index, end, here, reach, self._wanted) + 1)
                 return _segment(index, pack, here, self._at)
         return None
@@ -150,12 +153,12 @@ class Course:
     def go_back(self, segment: Segment) -> None:
         """Come to the pack of a segment once more: what arrived of it is not wanted any more."""
         if self._at > segment.pack.first:
-            self.passed -= sum(map(self._index.stored, range(segment.pack.first, self._at)))
+            self.passed -= self._index.length(segment.pack.first, self._at)
             self._at = segment.pack.first
 
     def _pass(self, to: int) -> None:
         to = min(to, self._end)
-        self.passed += sum(map(self._index.stored, range(self._at, to)))
+        self.passed += self._index.length(self._at, to)
         self._at = to
 
 
@@ -214,7 +217,7 @@ def _segment(index: PackIndex, pack: PackInfo, first: int, end: int) -> Segment:
 
 def _whole(index: PackIndex, pack: PackInfo, wanted: Wanted) -> Segment:
     """All of a pack, for those of its blobs that are wanted."""
-    frames = _frames(index, pack.first, pack.first + pack.count, 0)
+    frames = _frames(index, pack.first, pack.first + min(pack.count, _MOST_OF_ALL), 0)
     return Segment(pack, 0, pack.size, tuple(one for one in frames if wanted(one.digest, one.size)))
 
 

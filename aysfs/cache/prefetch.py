@@ -20,7 +20,7 @@ from aysfs.cache.modes import ALL, NONE, PACKS
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BlobMissing, Corrupt, PackDamaged
 from aysfs.names import ListRef, ServiceName
-from aysfs.pack.index import PackIndex
+from aysfs.pack.index import PackIndex, PackInfo
 from aysfs.store.packs import PublishedPacks, Start, read_index, read_packs
 from aysfs.store.profile import read_profile
 from aysfs.store.protocol import Held
@@ -194,7 +194,8 @@ class Prefetch:
         head = Held()
         try:
             await self._store.get_range(start.digest, start.size, 0, start.head, head)
-            index = PackIndex.of_pack(start.info, head.getvalue())
+            index = await trio.to_thread.run_sync(_understood, start.info, head.getvalue())
+            await trio.lowlevel.checkpoint_if_cancelled()
         except AysfsError as error:
             log.info("%s: its start pack waits for the index: %s", service.name, error)
             await read.wait()
@@ -207,7 +208,8 @@ class Prefetch:
 
     async def _index(self, service: _Service, found: PublishedPacks) -> PackIndex | None:
         try:
-            return await read_index(self._store, found)
+            index = await read_index(self._store, found)
+            return await trio.to_thread.run_sync(index.sort)
         except (BlobMissing, Corrupt, PackDamaged) as error:
             log.warning("%s: its packs are not used: %s", service.name, error)
         except AysfsError as error:
@@ -250,6 +252,10 @@ class Prefetch:
         going = Going(what)
         self._going.append(going)
         return going
+
+
+def _understood(info: PackInfo, head: bytes) -> PackIndex:
+    return PackIndex.of_pack(info, head).sort()
 
 
 def _unheard(_done: int, _size: int) -> None:

@@ -95,8 +95,11 @@ def _show_fetching(answer: Answer) -> None:
             f"  fetching {_escaped(flight['why'])}: {size_text(flight['here'])} of"
             f" {size_text(flight['size'])}, {_waiting(flight)}"
         )
-    if len(asked) > _SHOWN:
-        click.echo(f"  and {len(asked) - _SHOWN} more that are waited for")
+    untold = answer.get("in_flight_more", 0)
+    assert isinstance(untold, int)
+    more = len(asked[_SHOWN:]) + untold
+    if more:
+        click.echo(f"  and {more} more that are waited for")
 
 
 def _waiting(flight: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher, open_fetcher
+from aysfs.cache.flights import in_words
 from aysfs.cache.images import ImageCache
 from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.cache.recovery import recover
@@ -99,7 +100,7 @@ class Daemon:
             "misses": fetches.misses,
             "fetched_bytes": fetches.fetched_bytes,
             "failures": fetches.failures,
-            "in_flight": [one.to_values() for one in self.fetcher.in_flight()],
+            **in_words(self.fetcher.in_flight()),
             "ahead": self.prefetch.status(),
             "pid": os.getpid(),
             "uptime": time.time() - self._started,

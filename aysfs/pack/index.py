@@ -132,6 +132,11 @@ class PackIndex:
         """Blobs in all packs."""
         return len(self._blobs)
 
+    def sort(self) -> "PackIndex":
+        """Have all ready for ``find``: for a million blobs half a second, which the first pays."""
+        self._sorted  # noqa: B018 - it is kept
+        return self
+
     def find(self, digest: Digest) -> int | None:
         """The number of a blob; None when it is in no pack."""
         order, starts = self._sorted
@@ -159,6 +164,10 @@ class PackIndex:
     def pack(self, at: int) -> int:
         """Which pack a blob is in."""
         return bisect_right(self._firsts, at) - 1
+
+    def length(self, first: int, end: int) -> int:
+        """Bytes of the frames from one number up to another, which is not part of it."""
+        return self._ends[end] - self._ends[first]
 
     def blobs_of(self, pack: PackInfo) -> Columns:
         """The blobs of one pack, as its head has them."""

@@ -1,10 +1,12 @@
 """Fetching ahead, where it could harm those who read: it lets them run, and takes nothing away."""
 
+import json
 import os
 import resource
 import time
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -12,7 +14,8 @@ from aysfs import digest as digests
 from aysfs.cache.ahead import Ahead, Going
 from aysfs.cache.crew import Outcome
 from aysfs.cache.fetch import Fetcher
-from aysfs.cache.modes import ALL
+from aysfs.cache.flights import InFlight, in_words
+from aysfs.cache.modes import ALL, PACKS, PROFILE
 from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.digest import Digest
 from aysfs.limits import Limits
@@ -282,3 +285,47 @@ async def test_packs_of_another_list_are_not_used_however_late_that_is_known(
 
 def _first(index: PackIndex) -> tuple[Digest, int]:
     return index.digest(0), index.size(0)
+
+
+@pytest.mark.parametrize("has_start", [False, True], ids=["index", "head of the start pack"])
+async def test_a_long_index_is_sorted_where_nobody_waits_for_it(
+    tmp_path: Path, no_leaks: None, has_start: bool
+) -> None:
+    """The first blob that is looked for would else hold the event loop: half a second a million."""
+    memory, name = MemoryStore(), parse_name("a__b")
+    packs = [[one.to_bytes(4, "little") for one in range(200_000)]]
+    await publish(memory, name, packs, has_start=has_start, list_sha256="0" * 64)
+
+    class NoIndex(Passes):
+        async def get(self, digest: Digest, size: int, sink: Sink) -> None:
+            await trio.sleep_forever()
+
+    store = NoIndex(memory) if has_start else Passes(memory)
+    async with serving(tmp_path, store) as fetcher, trio.open_nursery() as nursery:
+        prefetch = Prefetch(fetcher, PROFILE if has_start else PACKS)
+        nursery.start_soon(prefetch.run, [name])
+        packs_in_use = fetcher.crew.packs
+        while packs_in_use.around(digests.of(packs[0][0]), 4, lambda _digest, _size: False) is None:
+            begun = time.thread_time()
+            await trio.lowlevel.checkpoint()
+        first = time.thread_time() - begun
+        assert first < 0.02
+        nursery.cancel_scope.cancel()
+
+
+# --- telling -----------------------------------------------------------------------------
+
+
+def test_however_many_are_on_their_way_status_can_tell() -> None:
+    flights = [
+        InFlight(digests.of(b"%d" % one), 9, 0, one % 3, float(one % 50), f"/opt/{one}")
+        for one in range(10_000)
+    ]
+    answer = in_words(flights)
+    assert len(json.dumps(answer)) < 100_000  # a client reads 1 MiB
+    told = answer["in_flight"]
+    assert isinstance(told, list)
+    assert {one["waited"] for one in told} == {49.0}
+    assert all(one["waiting"] for one in told)
+    waited_for = sum(one.waiting > 0 for one in flights)
+    assert answer["in_flight_more"] == waited_for - len(told)

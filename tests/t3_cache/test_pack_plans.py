@@ -196,3 +196,13 @@ def test_a_course_that_goes_back_gives_what_is_still_wanted_once_more() -> None:
     again = course.next(1 << 20)
     assert again is not None
     assert digests_of(again) == [digests.of(one) for one in data[len(first.frames) :]]
+
+
+def test_a_segment_of_tiny_blobs_has_no_more_than_can_be_kept_track_of() -> None:
+    index = packed(MemoryStore(), [[one.to_bytes(4, "little") for one in range(9000)]])
+    course = Packs().course(index, start_pack_only=False, wanted=everything)
+    counts = []
+    while (segment := course.next(4 << 20)) is not None:
+        counts.append(len(segment.frames))
+    assert sum(counts) == 9000
+    assert max(counts) < 3000

@@ -13,6 +13,7 @@ from pathlib import Path
 import trio
 
 from aysfs.cache.blobs import Cache
+from aysfs.cache.flights import in_words
 from aysfs.cache.images import ImageCache
 from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.errors import MountBusy, MountFailed, first_of
@@ -143,12 +144,15 @@ class Host:
                     if not mount.usable:  # whoever asked for it has left meanwhile
                         _detach(options.point)
                         mount.gone.set()
-                    await self.trees.retire(mount.tree)
                 beside.cancel_scope.cancel()
         finally:
-            # Else we end in an error: what is written down is for the daemon after us.
-            if mount is None or mount.gone.is_set():
-                claim.drop()
+            try:
+                if mount is not None:  # what is fetched ahead by its lists has ended
+                    await self.trees.retire(mount.tree)
+            finally:
+                # Else we end in an error: what is written down is for the daemon after us.
+                if mount is None or mount.gone.is_set():
+                    claim.drop()
         log.info("unmounted %s", options.point)
 
     async def _first_tree(
@@ -279,11 +283,11 @@ class Host:
             "fetched_bytes": counters.fetched_bytes,
             "failures": counters.failures,
             "refused": counters.refused,
-            "in_flight": [
-                one.to_values()
+            **in_words(
+                one
                 for one in tree.source.fetcher.in_flight()
                 if isinstance(one.why, Why) and one.why.slot is tree.slot
-            ],
+            ),
             "ahead": mount.prefetch.status(),
             "held": await self._held(options.point),
             "pid": os.getpid(),
