@@ -8,6 +8,7 @@ evicted for it.
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import trio
@@ -15,8 +16,8 @@ import trio
 from aysfs.cache.crew import Carried, Outcome
 from aysfs.cache.fetch import Fetcher
 from aysfs.cache.packs import Course
-from aysfs.digest import Digest
 from aysfs.errors import AysfsError, NoSpace
+from aysfs.tree import Blob
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ _SMALLEST, _LARGEST = 64 << 10, 4 << 20  # stored bytes of a request
 # waits in front of it, and so does who comes after it.
 _SHORTEST, _SHORTEST_POLITE = 0.040, 0.004
 _YIELDS = 0.050  # seconds for which the last of us waits for readers
+_PIECE = 1 << 20  # bytes of a large blob
 _AT_ONCE = 16  # blobs that are there already, before others may run
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds after trouble
 _PATIENCE = 8.0  # the longest pause while somebody waits for all of it, and is to be told
@@ -152,7 +154,7 @@ class Ahead:
         await trio.sleep(pause)
 
     async def fetch_singly(
-        self, blobs: Iterator[tuple[Digest, int]], going: Going, most: int = SIDE_BY_SIDE
+        self, blobs: Iterator[Blob], going: Going, most: int = SIDE_BY_SIDE
     ) -> None:
         """Have these in the cache by a request each, but for what fails; ``most`` at once.
 
@@ -166,19 +168,17 @@ class Ahead:
             going.state = "done"
 
     async def _fetch_some(
-        self, blobs: Iterator[tuple[Digest, int]], going: Going, everybody: trio.CancelScope
+        self, blobs: Iterator[Blob], going: Going, everybody: trio.CancelScope
     ) -> None:
         fetcher = self._fetcher
-        for number, (digest, size) in enumerate(blobs):
-            going.done += size
-            if not fetcher.crew.is_wanted(digest, size):
+        for number, one in enumerate(blobs):
+            going.done += one.size
+            if not fetcher.crew.is_wanted(one.digest, one.size):
                 if number % _AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
                 continue
-            await self._pace.allow()
-            self._pace.spend(size)
             try:
-                await fetcher.bring_ahead(digest, size, going.what)
+                await self._fetch_one(one, going.what)
             except NoSpace:
                 log.info("%s: %s, it ends here", going.what, Outcome.FULL.value)
                 going.state = Outcome.FULL.value
@@ -187,3 +187,21 @@ class Ahead:
             except AysfsError as error:  # the fetch has logged it
                 log.debug("%s: %s", going.what, error)
             await trio.lowlevel.checkpoint()  # what is at hand waits for nothing
+
+    async def _fetch_one(self, one: Blob, what: str) -> None:
+        fetcher, (digest, size, chunks) = self._fetcher, one
+        if chunks is None or not chunks.are_used(size) or fetcher.cache.has(digest, size):
+            await self._pace.allow()
+            self._pace.spend(size)
+            await fetcher.bring_ahead(digest, size, what)
+            return
+        if not fetcher.cache.usage.has_room(size):
+            raise NoSpace(f"blob {digest.hex()}: no room for its {size} bytes without evicting")
+        # As a reader would: who really is one finds what is here, and what is on its way.
+        with closing(await fetcher.large.open(digest, size, chunks, what)) as reader:
+            for offset in range(0, size, _PIECE):
+                piece = min(_PIECE, size - offset)
+                await self._pace.allow()
+                self._pace.spend(piece)
+                await reader.read(offset, piece)
+            await reader.bring()

@@ -24,11 +24,12 @@ from aysfs.pack.index import PackIndex, PackInfo
 from aysfs.store.packs import PublishedPacks, Start, read_index, read_packs
 from aysfs.store.profile import read_profile
 from aysfs.store.protocol import Held
+from aysfs.tree import Blob
 
 log = logging.getLogger(__name__)
 
-Blobs = Callable[[], Iterator[tuple[Digest, int]]]
-"""Digest and size of each blob of what is shown."""
+Blobs = Callable[[], Iterator[Blob]]
+"""Each blob of what is shown."""
 
 _START = "start profile"
 _SINGLES = 8  # blobs of a profile at once: half of the crew is left for readers
@@ -152,22 +153,22 @@ class Prefetch:
             return
         if profile is not None:
             order = [one.digest for one in profile.reads]
-            sizes = await self._sizes(set(order))
-            blobs = [(digest, sizes[digest]) for digest in order if digest in sizes]
+            found = await self._found(set(order))
             going = self._told(f"{service.name}: {_START}")
-            await ahead.fetch_singly(iter(blobs), going, _SINGLES)
+            blobs = (found[digest] for digest in order if digest in found)
+            await ahead.fetch_singly(blobs, going, _SINGLES)
 
-    async def _sizes(self, digests: Collection[Digest]) -> dict[Digest, int]:
-        """The sizes of those that are of what is shown."""
+    async def _found(self, digests: Collection[Digest]) -> dict[Digest, Blob]:
+        """Those that are of what is shown."""
         await self._is_known.wait()
         assert self._shown is not None
-        sizes: dict[Digest, int] = {}
-        for number, (digest, size) in enumerate(self._shown.blobs()):
-            if digest in digests:
-                sizes[digest] = size
+        found: dict[Digest, Blob] = {}
+        for number, one in enumerate(self._shown.blobs()):
+            if one.digest in digests:
+                found[one.digest] = one
             if number % _AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-        return sizes
+        return found
 
     async def _note(self, service: _Service) -> PublishedPacks | None:
         try:

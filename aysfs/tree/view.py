@@ -12,6 +12,7 @@ from typing import NamedTuple, NewType, Protocol
 from aysfs.chunks import Chunks
 from aysfs.digest import Digest
 from aysfs.errors import PathMissing
+from aysfs.limits import LARGE
 
 Node = NewType("Node", int)
 ROOT = Node(0)
@@ -36,6 +37,14 @@ class Listed(NamedTuple):
     name: bytes
     node: Node
     after: int
+
+
+class Blob(NamedTuple):
+    """A blob of a tree. ``chunks`` by which a large one can be read, where its list has them."""
+
+    digest: Digest
+    size: int
+    chunks: Chunks | None = None
 
 
 class TreeView(Protocol):
@@ -122,22 +131,27 @@ class TreeView(Protocol):
             inside = [(above + one.name, one.node) for one in self.listing(node)]
             todo.extend(reversed(inside))
 
-    def blobs(self) -> Iterator[tuple[Digest, int]]:
-        """Digest and size of every blob, once."""
-        return ((digest, size) for _, digest, size in self.blobs_below([ROOT]))
+    def blobs(self) -> Iterator[Blob]:
+        """Every blob, once."""
+        for _, node, digest, size in self._blobs_below([ROOT]):
+            yield Blob(digest, size, self.chunks(node) if size > LARGE else None)
 
     def blobs_below(self, tops: Sequence[Node]) -> Iterator[tuple[bytes, Digest, int]]:
         """Every blob below some nodes, once: a path of it below the root, its digest and size."""
+        return ((path, digest, size) for path, _, digest, size in self._blobs_below(tops))
+
+    def _blobs_below(self, tops: Sequence[Node]) -> Iterator[tuple[bytes, Node, Digest, int]]:
         seen: set[Digest] = set()
         for top in tops:
             for path, node in self.paths(top):
                 mode, _, _, size, _, _ = self.attributes(node)
                 if not size or not stat.S_ISREG(mode):
                     continue
-                digest = self.digest(self.inode(node))
+                inode = self.inode(node)
+                digest = self.digest(inode)
                 if digest not in seen:
                     seen.add(digest)
-                    yield path, digest, size
+                    yield path, inode, digest, size
 
     def resolve(self, path: bytes, *, follow: bool = True) -> Node:
         """The node at a path below the root or, where that is none, a path as in the list.

@@ -17,6 +17,7 @@ from aysfs import digest as digests
 from aysfs.chunks import ChunkHasher
 from aysfs.limits import CHUNK, LARGE
 from aysfs.mount import life
+from tests.servers import Nginx
 from tests.t4_mount.conftest import Site, every_engine, run
 from tests.t4_mount.overlay_site import (
     cached,
@@ -136,6 +137,18 @@ def test_all_of_it_is_right_and_then_an_object(served: Site) -> None:
             assert read(served.point / "again", 5, 5) == DATA[5:10]
         wait_for_another(served, worker)
     served.umount()
+
+
+def test_fetched_ahead_it_comes_by_chunks_and_no_byte_twice(pushed: Site, tmp_path: Path) -> None:
+    with Nginx(tmp_path / "nginx", pushed.root / "store") as web:
+        pushed.mount(store=(web.url,), prefetch="all")
+        assert read(pushed.point / "large", SIZE - 100, 100) == DATA[-100:]
+        until(lambda: is_whole(pushed))
+        asked = [line for line in web.requests() if MD5 in line]
+        assert {line.split('" ')[1].split()[0] for line in asked} == {"206"}
+        assert sum(int(line.split('" ')[1].split()[1]) for line in asked) == SIZE
+        assert (pushed.point / "large").read_bytes() == DATA
+        pushed.umount()
 
 
 def test_many_readers_at_once(served: Site) -> None:

@@ -10,6 +10,7 @@ from aysfs.digest import Digest
 from aysfs.errors import ImageDamaged
 from aysfs.image import ImageTree
 from aysfs.mount.overlay.plan import ShownList
+from aysfs.tree import Blob
 
 
 class OpenedLists:
@@ -61,8 +62,8 @@ class OpenedLists:
         """Bytes of all files of all lists."""
         return sum(tree.total_size for tree in self._trees)
 
-    def blobs(self) -> Iterator[tuple[Digest, int]]:
-        """Digest and size of each blob of each list."""
+    def blobs(self) -> Iterator[Blob]:
+        """Each blob of each list."""
         for tree in self._trees:
             yield from tree.blobs()
 
