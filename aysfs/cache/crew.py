@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _BESIDE = "next to what is read"
 _MOST_BESIDE = 4
+_WITHOUT_RANGES = 600.0  # seconds for which a store that gives no parts is not asked for any
 _THREADS = 2  # that take in what comes in packs: more make files in one directory, by turns
 _SLOWEST_DISK = 10_000_000  # bytes a second that hashing a doubtful entry may be slow to
 
@@ -72,6 +73,7 @@ class Crew:
         self._nursery = nursery
         self._threads = trio.CapacityLimiter(_THREADS)
         self._threads_ahead = trio.CapacityLimiter(_THREADS)
+        self._ask_for_parts = 0.0  # when, of a store that gave none
         self._beside = 0  # tasks that fetch neighbours of misses
 
     async def work(self) -> None:
@@ -98,6 +100,8 @@ class Crew:
         await self._carry(around.segment, _BESIDE, scope, ahead=False)
 
     def _around(self, flight: Flight) -> Around | None:
+        if self.packs.whole_only and trio.current_time() >= self._ask_for_parts:
+            self.packs.whole_only = False
         if flight.alone or self._cache.is_doubtful(flight.digest):
             return None
         return self.packs.around(flight.digest, flight.size, self.is_wanted)
@@ -218,6 +222,7 @@ class Crew:
             await carry.bring(self._store, self._cache, party, threads)
         except NoRanges:
             self.packs.whole_only = True
+            self._ask_for_parts = trio.current_time() + _WITHOUT_RANGES
             return Outcome.NO_RANGES
         except (BlobMissing, Corrupt) as error:
             self._distrust(carry.segment, error)

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 _TOLD = 100
 
+SOMEBODY = -1
+"""Stands for a process of which no number is known here, as of another pid namespace."""
+
 Landed = Callable[[AysfsError | None], None]
 """Told of the end of a flight, in the middle of it: must be quick, and must not raise."""
 
@@ -142,7 +145,7 @@ class Flight:
         """For ``status``."""
         here = 0 if self.carrier is None or self.shared else self.carrier.progress
         waited = now - self.since if self.waiting else 0.0
-        who = tuple(filter(None, self.who))
+        who = tuple(pid for pid in self.who if pid > 0)
         return InFlight(self.digest, self.size, here, self.waiting, waited, self.why, who)
 
 

@@ -101,6 +101,8 @@ class Prefetch:
                         self._fetcher, rate=self._rate, polite=self._polite, tell=self._tell
                     )
                     await self._run_round(services, ahead)
+            except Exception:  # a bug that met the end of its round: the next one begins anew
+                log.exception("fetching ahead")
             finally:
                 for service in services:
                     self._forget(service)

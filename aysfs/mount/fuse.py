@@ -23,6 +23,7 @@ from pyfuse3 import FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
 
 from aysfs.cache.chunks import Reader
 from aysfs.cache.fetch import Fetcher
+from aysfs.cache.flights import SOMEBODY
 from aysfs.errors import AysfsError, NoSpace
 from aysfs.limits import LARGE
 from aysfs.mount.recording import Recorder
@@ -278,7 +279,7 @@ class FuseEngine(pyfuse3.Operations):
                 self.counters.open_files += 1
                 return FileInfo(fh=self._readers.add(reader), keep_cache=True)
             why = _Path(tree, node)
-            descriptor = await self._fetcher.open_fetched(digest, size, why, ctx.pid)
+            descriptor = await self._fetcher.open_fetched(digest, size, why, ctx.pid or SOMEBODY)
         elif size <= _READ_AHEAD_WHOLE:
             # Starts the disk while the kernel's read request is still on its way to us. What
             # was just fetched is in memory.

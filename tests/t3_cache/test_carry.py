@@ -395,6 +395,36 @@ async def test_without_ranges_a_pack_comes_whole_and_a_miss_alone(
             assert store.gets == {digests.of(one): 1 for one in data}
 
 
+async def test_a_store_that_gave_no_parts_is_asked_again_after_a_while(
+    tmp_path: Path, no_leaks: None, mock_clock: MockClock
+) -> None:
+    data, memory = many(40), MemoryStore()
+    index = packed(memory, [data])
+    for one in data:
+        memory.add(one)
+
+    class AtFirst(WithoutRanges):
+        refuses = True
+
+        async def get_range(
+            self, digest: Digest, size: int, start: int, length: int, sink: Sink
+        ) -> None:
+            if self.refuses:
+                await super().get_range(digest, size, start, length, sink)
+            await memory.get_range(digest, size, start, length, sink)
+
+    inner = AtFirst(memory)
+    store = Counts(inner)
+    async with serving(tmp_path, store, index) as fetcher:
+        await read_all(fetcher, data[:2])
+        assert len(store.ranges) == 1
+        inner.refuses = False
+        mock_clock.jump(601)
+        await read_all(fetcher, data)
+        assert store.calls["get"] == 2
+        assert len(store.ranges) > 1
+
+
 async def test_an_outage_ends_no_course_and_fails_only_who_waits(
     tmp_path: Path, no_leaks: None, mock_clock: MockClock, expected_output: ExpectOutput
 ) -> None:

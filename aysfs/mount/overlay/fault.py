@@ -30,6 +30,7 @@ from pyfuse3 import FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.fetch import Fetcher
+from aysfs.cache.flights import SOMEBODY
 from aysfs.cache.held import let_go
 from aysfs.cache.incoming import Incoming
 from aysfs.chunks import Chunks
@@ -203,7 +204,7 @@ class FaultLayer(pyfuse3.Operations):
             return self._found(inode, FOREVER)
         digest = _digest(digits, name)
         if layer == _GET:
-            await self._bring(slot, digest, ctx.pid)
+            await self._bring(slot, digest, ctx.pid or SOMEBODY)
             raise FUSEError(errno.ENOENT)
         return self._last_resort(slot, digest)
 
