@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import trio
 
+from aysfs.cache.carry import Throttle
 from aysfs.cache.crew import Carried, Outcome
 from aysfs.cache.fetch import Fetcher
 from aysfs.cache.packs import Course
@@ -28,6 +29,7 @@ _SMALLEST, _LARGEST = 64 << 10, 4 << 20  # stored bytes of a request
 # waits in front of it, and so does who comes after it.
 _SHORTEST, _SHORTEST_POLITE = 0.040, 0.004
 _YIELDS = 0.050  # seconds for which the last of us waits for readers
+_WORTH_IT = 1 << 20  # bytes of room in the cache with which it goes on
 _PIECE = 1 << 20  # bytes of a large blob
 _AT_ONCE = 16  # blobs that are there already, before others may run
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds after trouble
@@ -41,6 +43,7 @@ class Going:
     what: str
     done: int = 0
     total: int = 0
+    lost: int = 0  # of what is done: in damaged packs, or there was no room
     state: str = "waiting"
 
 
@@ -70,6 +73,16 @@ class Pace:
         """So many bytes are asked for."""
         if self._rate is not None:
             self._due = max(self._due, trio.current_time()) + size / self._rate
+
+    @property
+    def throttle(self) -> Throttle | None:
+        """For requests that are larger than what may be asked for."""
+        return None if self._rate is None else self._throttle
+
+    async def _throttle(self, left: int) -> int:
+        piece = min(left, await self.allow())
+        self.spend(piece)
+        return piece
 
     def learn(self, carried: Carried) -> None:
         """What a request took."""
@@ -111,7 +124,7 @@ class Ahead:
             for number in range(SIDE_BY_SIDE):
                 nursery.start_soon(self._go, course, going, number, nursery.cancel_scope)
         if going.state == "fetching":
-            going.state = "done"
+            going.state = "done, but for what is lost" if going.lost else "done"
 
     async def _go(
         self, course: Course, going: Going, number: int, everybody: trio.CancelScope
@@ -124,20 +137,26 @@ class Ahead:
             async with self._fetcher.crew.turn():
                 segment = course.next(most)  # what it plans is boarded before anybody else can run
                 going.done = course.passed
+                going.lost += course.take_lost()
                 if segment is None:
                     await trio.lowlevel.checkpoint()
                     continue
-                self._pace.spend(segment.length)
-                carried = await self._fetcher.crew.carry(segment, going.what)
+                carried = await self._fetcher.crew.carry(segment, going.what, self._pace.throttle)
             self._pace.learn(carried)
             if self._tell is not None:
                 self._tell()
             if carried.outcome is Outcome.FULL:
+                going.lost += segment.length
+                has_room, [first, *others] = self._fetcher.cache.usage.has_room, segment.frames
+                if not others and not has_room(first.size) and has_room(_WORTH_IT):
+                    continue  # it is too large, and there are others
                 log.info("%s: %s, it ends here", going.what, carried.outcome.value)
                 going.state = carried.outcome.value
                 everybody.cancel()
                 return
-            if carried.outcome is Outcome.NO_RANGES:
+            if carried.outcome is Outcome.DAMAGED:
+                going.lost += segment.length
+            elif carried.outcome is Outcome.NO_RANGES:
                 course.go_back(segment)
             elif carried.outcome in (Outcome.TROUBLE, Outcome.UNUSABLE):
                 going.state = carried.outcome.value

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from bisect import bisect_right
+from collections.abc import Awaitable, Callable
 from typing import BinaryIO, NamedTuple, Protocol
 
 import trio
@@ -32,6 +33,10 @@ class Arrival(NamedTuple):
 
     descriptor: int | None = None
     error: AysfsError | None = None
+
+
+Throttle = Callable[[int], Awaitable[int]]
+"""Waits until some of so many bytes may be asked for; how many, at least one."""
 
 
 class Party(Protocol):
@@ -61,6 +66,7 @@ class Carry:
         self._asked = time.monotonic()
         self._bytes: _Held | _Filed = _Held(0)
         self._came = 0  # bytes
+        self._begun = 0  # where the request begins that brings them
         self._ends = [frame.start + frame.stored for frame in segment.frames]
         self._taken = 0  # frames, of which others were told
         self._done = 0  # frames, counted by whatever thread takes them in
@@ -89,14 +95,19 @@ class Carry:
                 self._token.run_sync_soon(self._tell, idempotent=True)
 
     def restart(self) -> None:
-        """Begin again with the first byte."""
-        self._came = 0
+        """Begin again with the first byte of the request."""
+        self._came = self._begun
 
     def _tell(self) -> None:
         self._news.set()
 
     async def bring(
-        self, store: Store, cache: Cache, party: Party, threads: trio.CapacityLimiter
+        self,
+        store: Store,
+        cache: Cache,
+        party: Party,
+        threads: trio.CapacityLimiter,
+        throttle: Throttle | None = None,
     ) -> None:
         """Have the blobs of all frames in the cache. Raises as ``get`` and ``get_range`` do."""
         length = self.segment.length
@@ -104,7 +115,7 @@ class Carry:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._take_in_all, cache, party, threads)
-                await self._receive(store)
+                await self._receive(store, party, throttle)
                 self._ended = True
                 self._tell()
         # Not `except*`: Python 3.11.2, Debian's, would wrap what is raised.
@@ -113,12 +124,21 @@ class Carry:
         finally:
             self._bytes.close()
 
-    async def _receive(self, store: Store) -> None:
+    async def _receive(self, store: Store, party: Party, throttle: Throttle | None) -> None:
         pack, start, length, _ = self.segment
         if length == pack.size:
             await store.get(pack.digest, pack.size, self)
-        else:
+        elif throttle is None:
             await store.get_range(pack.digest, pack.size, start, length, self)
+        else:
+            while self._came < length:
+                self._begun = self._came
+                piece = left = length - self._came
+                if not any(map(party.is_asked, range(len(self._ends)))):
+                    piece = await throttle(left)
+                await store.get_range(pack.digest, pack.size, start + self._came, piece, self)
+                if self._came != self._begun + piece:
+                    break
         if self._came != length:
             raise Corrupt(f"pack {pack.digest.hex()}: {self._came} bytes came of {length}")
 

@@ -7,7 +7,7 @@ ends and its readers are woken.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.carry import Arrival, Carry
+from aysfs.cache.carry import Arrival, Carry, Throttle
 from aysfs.cache.eviction import make_room
 from aysfs.cache.flights import Flight, Flights
 from aysfs.cache.insertion import Insertion
@@ -191,17 +191,24 @@ class Crew:
         """To be entered before a segment is planned that nobody asked for."""
         return self._flights.turn_ahead()
 
-    async def carry(self, segment: Segment, why: str) -> Carried:
+    async def carry(self, segment: Segment, why: str, throttle: Throttle | None = None) -> Carried:
         """Bring, before anybody asks, the blobs of a segment that was planned in this very moment.
 
         Nothing is raised: what somebody waits for by then is brought singly where a pack fails.
+        The ``throttle`` holds for as long as nobody waits.
         """
         with trio.CancelScope() as scope:
-            return await self._carry(segment, why, scope, ahead=True)
+            return await self._carry(segment, why, scope, ahead=True, throttle=throttle)
         return Carried(Outcome.TROUBLE)
 
     async def _carry(
-        self, segment: Segment, why: str, scope: trio.CancelScope, *, ahead: bool
+        self,
+        segment: Segment,
+        why: str,
+        scope: trio.CancelScope,
+        *,
+        ahead: bool,
+        throttle: Throttle | None = None,
     ) -> Carried:
         carry = Carry(segment)
         blobs = [(frame.digest, frame.size) for frame in segment.frames]
@@ -209,17 +216,19 @@ class Crew:
         party = _Party(flights, self._flights, self._cache, ahead=ahead)
         try:
             threads = self._threads_ahead if ahead else self._threads
-            outcome = await self._bring(carry, party, threads)
+            bringing = carry.bring(self._store, self._cache, party, threads, throttle)
+            outcome = await self._judge(carry, party, bringing)
             return Carried(outcome, carry.progress, carry.latency, carry.seconds)
         finally:
             for flight in flights:
                 if not flight.done.is_set():
                     self._flights.let_off(flight)
 
-    async def _bring(self, carry: Carry, party: "_Party", threads: trio.CapacityLimiter) -> Outcome:
+    async def _judge(self, carry: Carry, party: "_Party", bringing: Awaitable[None]) -> Outcome:
+        """What becomes of a carry."""
         name = carry.segment.pack.digest.hex()
         try:
-            await carry.bring(self._store, self._cache, party, threads)
+            await bringing
         except NoRanges:
             self.packs.whole_only = True
             self._ask_for_parts = trio.current_time() + _WITHOUT_RANGES

@@ -119,6 +119,12 @@ class Course:
         self.total = index.length(first, end)
         """Stored bytes of the whole way."""
         self.passed = 0
+        self._lost = 0  # in packs that are not trusted
+
+    def take_lost(self) -> int:
+        """Stored bytes that were passed since the last time because their packs are not trusted."""
+        lost, self._lost = self._lost, 0
+        return lost
 
     def next(self, most: int) -> Segment | None:
         """Up to so many stored bytes, or one blob; a whole pack where the store gives no parts.
@@ -132,7 +138,9 @@ class Course:
             here = self._at
             pack = index.packs[index.pack(here)]
             if not self._packs.is_trusted(pack):
+                before = self.passed
                 self._pass(pack.first + pack.count)
+                self._lost += self.passed - before
             elif not self._wanted(index.digest(here), index.size(here)):
                 self._pass(here + 1)
             elif self._packs.whole_only:

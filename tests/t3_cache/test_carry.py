@@ -225,6 +225,20 @@ async def test_what_is_fetched_ahead_evicts_nothing_and_ends_when_the_cache_is_f
         await read_all(fetcher, data[60:70])
 
 
+async def test_a_blob_that_is_too_large_for_the_cache_does_not_keep_others_out(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    data, large = many(5), os.urandom(8 << 20)
+    memory = MemoryStore()
+    index = packed(memory, [[data[0], large, *data[1:]]])
+    limits = Limits(size=4 << 20, keep_free=0)
+    async with serving(tmp_path, memory, index, limits=limits) as fetcher:
+        going = await follow(fetcher, index)
+        assert all(has(fetcher, one) for one in data)
+        assert going.state == "done, but for what is lost"
+        assert going.lost >= len(large)
+
+
 async def test_one_request_at_a_time_while_a_reader_waits_for_something_else(
     tmp_path: Path, no_leaks: None
 ) -> None:
@@ -372,7 +386,7 @@ async def test_an_index_that_names_other_sizes_costs_no_blob(
     )
     async with serving(tmp_path, memory, index) as fetcher:
         going = await follow(fetcher, index)
-        assert going.state == "done"
+        assert going.state == "done, but for what is lost"
         await read_all(fetcher, data)
 
 
@@ -423,6 +437,39 @@ async def test_a_store_that_gave_no_parts_is_asked_again_after_a_while(
         await read_all(fetcher, data)
         assert store.calls["get"] == 2
         assert len(store.ranges) > 1
+
+
+async def test_the_rate_is_held_within_one_large_blob_too(
+    tmp_path: Path, no_leaks: None, mock_clock: MockClock
+) -> None:
+    mock_clock.autojump_threshold = 0.01
+    large = os.urandom(1 << 20)
+    memory = MemoryStore()
+    index = packed(memory, [[b"small", large]])
+    store = Counts(memory)
+    async with serving(tmp_path, store, index) as fetcher:
+        begun = trio.current_time()
+        await follow(fetcher, index, Ahead(fetcher, rate=100_000))
+        seconds = trio.current_time() - begun
+        assert 0.9 < len(large) / 100_000 / seconds < 1.1
+        assert max(length for _, _, length in store.ranges) <= 100_000 // 4
+        assert max(asked_bytes(store, index)) == 1
+        assert await read(fetcher, large) == large
+
+
+async def test_no_rate_holds_for_who_waits(
+    tmp_path: Path, no_leaks: None, mock_clock: MockClock
+) -> None:
+    mock_clock.autojump_threshold = 0.01
+    large = os.urandom(1 << 20)
+    memory = MemoryStore()
+    index = packed(memory, [[b"small", large]])
+    async with serving(tmp_path, memory, index) as fetcher, trio.open_nursery() as nursery:
+        nursery.start_soon(follow, fetcher, index, Ahead(fetcher, rate=10_000))
+        await trio.sleep(5)
+        begun = trio.current_time()
+        assert await read(fetcher, large) == large
+        assert trio.current_time() - begun < 2
 
 
 async def test_an_outage_ends_no_course_and_fails_only_who_waits(
