@@ -89,7 +89,8 @@ def _judge(report: CheckReport) -> None:
     if corrupt := sum(kind is not Wrong.MISSING for kind in kinds):
         raise Corrupt(
             f"{corrupt} blobs are corrupt, {len(kinds) - corrupt} missing",
-            hint="remove the corrupt ones, and push or build those services again",
+            hint="`aysfs store pack NAME --anew` mends packs; remove other corrupt blobs,"
+            " and push or build those services again",
         )
     if kinds:
         raise BlobMissing(

@@ -92,10 +92,14 @@ class Maker:
         before: Before | None,
         step: Step,
         size: int,
+        *,
+        again: bool = False,
     ) -> None:
+        """``again``: send also what the stores have."""
         self.done = 0
         self.sent = 0
         self.sent_bytes = 0
+        self._again = again
         self._claims = claims
         self._frames = frames
         self._before = before
@@ -129,7 +133,7 @@ class Maker:
                 with suppress(trio.WouldBlock, trio.EndOfChannel):
                     while True:
                         ready.append(self._inbox.receive_nowait())
-                lacking = await put_missing(self._claims, ready)
+                lacking = await put_missing(self._claims, ready, again=self._again)
                 sent = [one.size for one in ready if one.digest in lacking]
                 self.sent += len(sent)
                 self.sent_bytes += sum(sent)

@@ -70,15 +70,16 @@ async def send_packs(
     """Let every store have packs of these blobs, which come ``in_order``; what their note says.
 
     Packs that were published under the name are used again as far as they hold the same blobs,
-    be it that they lie: with ``anew`` all are made again.
+    be it that they lie or are damaged: with ``anew`` all are made and sent again.
     """
     wanted = await _wanted(claims[0].store, name)
     start, rest = _split(blobs, wanted)
     before = None if anew else await _before(claims, name)
-    maker = Maker(claims, frames, before, step, sum(size for _, size in (*start, *rest)))
+    size = sum(size for _, size in (*start, *rest))
+    maker = Maker(claims, frames, before, step, size, again=anew)
     index = await maker.run(start, rest)
     found, data = published(list_sha256, index)
-    await put_missing(claims, [BlobSource.of(found.index.digest, data)])
+    await put_missing(claims, [BlobSource.of(found.index.digest, data)], again=anew)
     report = PackReport(
         packs=found.packs,
         blobs=found.blobs,

@@ -11,16 +11,20 @@ from aysfs.store.crew import side_by_side
 from aysfs.store.protocol import BlobSource
 
 
-async def put_missing(claims: Sequence[Claim], batch: Sequence[BlobSource]) -> set[Digest]:
-    """Let every store have the blobs of a batch; each is sent only what it lacks.
+async def put_missing(
+    claims: Sequence[Claim], batch: Sequence[BlobSource], *, again: bool = False
+) -> set[Digest]:
+    """Let every store have the blobs of a batch; each is sent only what it lacks, or all ``again``.
 
-    What any of them lacked.
+    What any of them was sent.
     """
     sizes = {one.digest: one.size for one in batch}
     sent: set[Digest] = set()
 
     async def send(claim: Claim) -> None:
-        lacking = await claim.missing(sizes)
+        lacking = await claim.missing(sizes)  # which claims the others
+        if again:
+            lacking = set(sizes)
         if lacking:
             await claim.store.put_many([one for one in batch if one.digest in lacking])
             sent.update(lacking)

@@ -530,3 +530,16 @@ async def test_a_spool_passes_large_blobs_over() -> None:
     with FrameSpool() as spool:
         spool.take([large, source(b"a", held=True)])
         assert await spool.frames([(digests.of(b"a"), 1)]) == [compress(b"a")]
+
+
+async def test_made_anew_packs_that_are_damaged_are_whole_again(tree: Path) -> None:
+    store = MemoryStore()
+    await push(tree, NAME, store, packs=True)
+    index = await index_in(store)
+    for pack in index.packs:
+        store.blobs[pack.digest] = store.blobs[pack.digest][:-5] + b"wrong"
+    assert (await check(store, [NAME], deep=True)).wrong
+    await add_packs(store, NAME)
+    assert (await check(store, [NAME], deep=True)).wrong  # it takes them for what they were
+    await add_packs(store, NAME, anew=True)
+    assert not (await check(store, [NAME], deep=True)).wrong
