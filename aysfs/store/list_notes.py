@@ -53,8 +53,13 @@ async def keep(
             return
 
 
-async def delete(store: Store, note: str, parse: Parse[T]) -> None:
-    """Have no such note, after its list was deleted."""
+async def delete(store: Store, note: str) -> None:
+    """Have no such note, withdrawn or not, after its list was deleted."""
+    if not layout.is_note(note):
+        return
     for one in members(store):
-        if await read(one, note, parse) is not None:
-            await one.delete_note(note)
+        try:
+            await one.read_note(note)
+        except NoteMissing:
+            continue
+        await one.delete_note(note)

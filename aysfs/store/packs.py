@@ -185,7 +185,7 @@ async def keep_packs(
 
 async def delete_packs(store: Store, name: ServiceName) -> None:
     """Have no note of packs under this name, after its list was deleted."""
-    await list_notes.delete(store, packs_note(name), from_json)
+    await list_notes.delete(store, packs_note(name))
 
 
 async def are_there(store: Store, found: PublishedPacks) -> bool:

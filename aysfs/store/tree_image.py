@@ -121,7 +121,7 @@ async def keep_image(
 
 async def delete_image(store: Store, name: ServiceName) -> None:
     """Have no note of an image under this name, after its list was deleted."""
-    await list_notes.delete(store, image_note(name), from_json)
+    await list_notes.delete(store, image_note(name))
 
 
 def _part_values(part: Part) -> dict[str, object]:
