@@ -162,7 +162,7 @@ def split_options(options: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
 @click.option("--lazy", "-l", is_flag=True, help="Detach now, even while it is in use.")
 @settings_options
 def umount_command(settings: Settings, directory: Path, lazy: bool) -> None:
-    """Unmount DIRECTORY and wait until its daemon has left."""
+    """Unmount DIRECTORY. Its daemon leaves when nobody holds anything of it any more."""
     life.stop(settings.runtime, directory, lazy=lazy)
 
 

@@ -69,6 +69,8 @@ def _show(answer: Answer) -> None:
         f"  engine {answer['engine']} ({answer['why']}), pid {answer['pid']},"
         f" {numbers['entries']} entries, {size_text(numbers['size'])}"
     )
+    if numbers.get("clashes"):
+        click.echo(f"  {numbers['clashes']} paths that its lists show differently")
     seen = ("hits", "misses", "failures", "open_files")  # the overlay engine sees no hit, no open
     counts = [f"{numbers[one]} {one.replace('_', ' ')}" for one in seen if one in numbers]
     click.echo(f"  {', '.join(counts)}, {size_text(numbers['fetched_bytes'])} fetched")
@@ -86,7 +88,8 @@ def _show_fetching(answer: Answer) -> None:
     assert isinstance(ahead, list)
     for one in ahead:
         of = f"{size_text(one['done'])} of {size_text(one['total'])}, " if one["total"] else ""
-        click.echo(f"  ahead: {_escaped(one['what'])}: {of}{one['state']}")
+        lost = f" ({size_text(one['lost'])})" if one.get("lost") else ""
+        click.echo(f"  ahead: {_escaped(one['what'])}: {of}{one['state']}{lost}")
     flights = answer["in_flight"]
     assert isinstance(flights, list)
     asked = [one for one in flights if one["waiting"]]

@@ -206,6 +206,8 @@ def tag_command(settings: Settings, service: str, tag: str | None, current: bool
     """Keep the list of SERVICE under TAG; with --current, go back to the list of a tag."""
     source = service_of(settings, service)
     bare = source._replace(tag=None)
+    if tag is None and source.tag is not None and not current:  # as `untag` and `rm` are written
+        source, tag = bare, source.tag
     if current == (tag is not None):
         raise click.UsageError("give a TAG, or --current")
     if current and source.tag is None:
