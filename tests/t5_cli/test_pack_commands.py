@@ -80,7 +80,7 @@ def test_what_is_in_a_store_is_packed(service: Host) -> None:
     assert ", 1 of them in the start pack; 2 packs (" in said
     [report] = json.loads(service.ok("store", "pack", "test", "--json"))
     assert (report["name"], report["packs"], report["sent"], report["start"]) == (NAME, 2, 0, 1)
-    assert "; 0 packs (0 B) were new" in service.ok("store", "pack", "test", "--anew")
+    assert "; 2 packs (" in service.ok("store", "pack", "test", "--anew")
     assert packs(service)[0] == note(service)["start"]["md5"]
     assert "other" in service.refused(4, "store", "pack", "other")
     assert "is a file" in service.refused(2, "store", "pack", "./list")
