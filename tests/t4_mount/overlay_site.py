@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aysfs.kernel.table import find_kernel_mount, kernel_mounts
+from aysfs.mount.client import Lost
 from aysfs.mount.overlay.life import host_of
 from aysfs.mount.runtime import folder_of, is_served, read_record
 from tests.t4_mount.conftest import PYTHON, Site, ended, run
@@ -47,8 +48,17 @@ def worker_of(site: Site, point: Path | None = None) -> int | None:
 
 
 def wait_for_another(site: Site, worker: int, point: Path | None = None) -> None:
-    """Until a mount point is served by another daemon than this dead one."""
-    until(lambda: worker_of(site, point) not in (None, worker))
+    """Until a mount point is served by another daemon than this dead one, and can be asked."""
+    until(lambda: worker_of(site, point) not in (None, worker) and _answers(site, point))
+
+
+def _answers(site: Site, point: Path | None) -> bool:
+    """A daemon has its claim a moment before its control socket."""
+    try:
+        site.ask("status", point)
+    except Lost:
+        return False
+    return True
 
 
 def kill_worker(site: Site) -> int:
