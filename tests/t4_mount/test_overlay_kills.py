@@ -110,8 +110,12 @@ class Reaper:
         """In the end there is one daemon, and it serves."""
         if self._repairing is not None:
             self._repairing.result(60)
-        repair(self._site.root / "run")
-        until(lambda: is_serving(self._site))
+        until(self._next_command_serves)
+
+    def _next_command_serves(self) -> bool:
+        """What every command does first, once more: a daemon that dies is there for a moment yet."""
+        self._repair()
+        return is_serving(self._site)
 
 
 def is_serving(site: Site) -> bool:
