@@ -113,7 +113,7 @@ class Reaper:
         until(self._next_command_serves)
 
     def _next_command_serves(self) -> bool:
-        """What every command does first, once more: a daemon that dies is there for a moment yet."""
+        """What every command does first: a daemon that was killed is there for a moment yet."""
         self._repair()
         return is_serving(self._site)
 
