@@ -16,7 +16,7 @@ import trio
 from aysfs.cache.carry import Throttle
 from aysfs.cache.crew import Carried, Outcome
 from aysfs.cache.fetch import Fetcher
-from aysfs.cache.packs import Course
+from aysfs.cache.packs import Course, Segment
 from aysfs.errors import AysfsError, NoSpace
 from aysfs.tree import Blob
 
@@ -147,16 +147,13 @@ class Ahead:
                 self._tell()
             if carried.outcome is Outcome.FULL:
                 going.lost += segment.length
-                has_room, [first, *others] = self._fetcher.cache.usage.has_room, segment.frames
-                if not others and not has_room(first.size) and has_room(_WORTH_IT):
-                    continue  # it is too large, and there are others
+                if self._is_too_large(segment):
+                    continue
                 log.info("%s: %s, it ends here", going.what, carried.outcome.value)
                 going.state = carried.outcome.value
                 everybody.cancel()
                 return
-            if carried.outcome is Outcome.DAMAGED:
-                going.lost += segment.length
-            elif carried.outcome is Outcome.NO_RANGES:
+            if carried.outcome is Outcome.NO_RANGES:
                 course.go_back(segment)
             elif carried.outcome in (Outcome.TROUBLE, Outcome.UNUSABLE):
                 going.state = carried.outcome.value
@@ -166,7 +163,14 @@ class Ahead:
                 course.go_back(segment)
                 await self._rest()
             else:
+                going.lost += segment.length if carried.outcome is Outcome.DAMAGED else 0
                 self._pause, going.state = _FIRST_PAUSE, "fetching"
+
+    def _is_too_large(self, segment: Segment) -> bool:
+        """Whether it is one blob that has no room, and others have."""
+        has_room = self._fetcher.cache.usage.has_room
+        sizes = [frame.size for frame in segment.frames]
+        return len(sizes) == 1 and not has_room(sizes[0]) and has_room(_WORTH_IT)
 
     async def _rest(self) -> None:
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
