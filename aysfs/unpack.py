@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import trio
 
-from aysfs.cache.fetch import Fetcher
 from aysfs.errors import AysfsError, NoSpace
+from aysfs.fetch.fetcher import Fetcher
 from aysfs.tree import ROOT, Node, Tree
 
 Progress = Callable[[int, int], None]

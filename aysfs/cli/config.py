@@ -16,8 +16,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 import platformdirs
 
-from aysfs.cache.modes import MODES, PROFILE
 from aysfs.errors import BadConfig, BadName
+from aysfs.fetch.modes import MODES, PROFILE
 from aysfs.limits import DEADLINE, Limits
 from aysfs.names import DEFAULT_DOMAIN, ListRef, parse_name
 

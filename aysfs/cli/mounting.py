@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from aysfs.cache.modes import MODES
 from aysfs.cli.config import Settings, parse_rate, settings_options, store_url
 from aysfs.errors import AysfsError, BadConfig, ExitCode, MountFailed
+from aysfs.fetch.modes import MODES
 from aysfs.mount import life
 from aysfs.mount.client import ask
 from aysfs.mount.options import MountOptions

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import click
 
-from aysfs.cache.bulk import BulkReport, Wanted, fetch_all
-from aysfs.cache.modes import ALL, PACKS
-from aysfs.cache.prefetch import Seen
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.progress import progress
 from aysfs.cli.render import note, show_json
 from aysfs.cli.session import ahead, entry, fetching, load_from, run_async, view, view_from
 from aysfs.errors import PathMissing
+from aysfs.fetch.bulk import BulkReport, Wanted, fetch_all
+from aysfs.fetch.modes import ALL, PACKS
+from aysfs.fetch.prefetch import Seen
 from aysfs.flist import Kind
 from aysfs.sizes import size_text
 from aysfs.tree import FORMATS, ROOT, Node, TreeView

@@ -10,13 +10,13 @@ from typing import TypeVar
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.cache.images import ImageCache
-from aysfs.cache.prefetch import Prefetch
 from aysfs.cache.recovery import flush, recover
 from aysfs.cli.config import Settings
 from aysfs.cli.render import note
 from aysfs.errors import CacheUnusable, StoreTrouble, first_of
+from aysfs.fetch.fetcher import Fetcher, open_fetcher
+from aysfs.fetch.prefetch import Prefetch
 from aysfs.flist import Entry
 from aysfs.load import ListInfo, Loaded, Shown, load_entry, load_tree, load_view
 from aysfs.store.open import open_stores, side_by_side

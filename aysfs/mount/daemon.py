@@ -19,12 +19,12 @@ import pyfuse3
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.fetch import Fetcher, open_fetcher
-from aysfs.cache.flights import in_words
 from aysfs.cache.images import ImageCache
-from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.cache.recovery import recover
 from aysfs.errors import MountFailed, StoreTrouble, first_of
+from aysfs.fetch.fetcher import Fetcher, open_fetcher
+from aysfs.fetch.flights import in_words
+from aysfs.fetch.prefetch import Prefetch, Seen
 from aysfs.kernel.table import find_kernel_mount
 from aysfs.load import Shown, load_view
 from aysfs.mount import arrivals

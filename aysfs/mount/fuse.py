@@ -21,10 +21,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
 
-from aysfs.cache.chunks import Reader
-from aysfs.cache.fetch import Fetcher
-from aysfs.cache.flights import SOMEBODY
 from aysfs.errors import AysfsError, NoSpace
+from aysfs.fetch.chunks import Reader
+from aysfs.fetch.fetcher import Fetcher
+from aysfs.fetch.flights import SOMEBODY
 from aysfs.limits import LARGE
 from aysfs.mount.recording import Recorder
 from aysfs.tree import ROOT, Node, TreeView

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aysfs.cache.modes import PROFILE
+from aysfs.fetch.modes import PROFILE
 from aysfs.limits import DEADLINE, Limits
 from aysfs.names import ListRef, parse_name
 

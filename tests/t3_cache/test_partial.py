@@ -3,15 +3,11 @@
 import contextlib
 import os
 import random
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,14 +15,9 @@ from aysfs import digest as digests
 from aysfs.cache import partial as partial_module
 from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import shrink
-from aysfs.cache.fetch import open_fetcher
 from aysfs.cache.partial import Partial, make_partial, open_partial
 from aysfs.chunks import ChunkHasher, Chunks
-from aysfs.limits import CHUNK, Limits
-from aysfs.store.directory import DirectoryStore
-from aysfs.store.faults import Counts
-from aysfs.store.layout import blob
-from tests.t3_cache import large
+from aysfs.limits import Limits
 
 CUT = 4096
 DATA = random.Random(3).randbytes(9 * CUT + 100)
@@ -266,68 +257,3 @@ def test_the_map_says_what_is_there_whatever_happens(
         assert entry.is_complete == (len(known) == COUNT)
         entry.close()
         cache.close()
-
-
-KILLED = """
-import os, sys, trio
-from pathlib import Path
-from aysfs.cache.blobs import Cache
-from aysfs.cache.fetch import open_fetcher
-from aysfs.limits import CHUNK
-from aysfs.store.directory import DirectoryStore
-from tests.t3_cache.large import CHUNKS, DIGEST, SIZE
-
-async def main(store, cache):
-    cache = Cache(Path(cache))
-    async with open_fetcher(cache, DirectoryStore(Path(store))) as fetcher:
-        reader = await fetcher.large.open(DIGEST, SIZE, CHUNKS)
-        print("open", flush=True)
-        for at in range(0, SIZE, CHUNK):
-            await reader.read(at, CHUNK)
-            print(at // CHUNK, flush=True)
-
-trio.run(main, *sys.argv[1:])
-"""
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory store with a large blob."""
-    root = tmp_path_factory.mktemp("store")
-    for digest, data in ((large.DIGEST, large.DATA), (large.CHUNKS.digest, large.INDEX)):
-        file = root / blob("dedupe", digest)
-        file.parent.mkdir(parents=True)
-        file.write_bytes(data)
-    return root
-
-
-@pytest.mark.parametrize("reads", [0, 1, 20, 90, 200])
-def test_killed_with_an_entry_half_filled_the_next_goes_on(
-    filled: Path, tmp_path: Path, reads: int
-) -> None:
-    command = [sys.executable, "-c", KILLED, str(filled), str(tmp_path / "cache")]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
-    ) as process:
-        assert process.stdout is not None
-        for _ in range(reads + 1):
-            process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-
-    async def go_on() -> None:
-        cache = Cache(tmp_path / "cache", Limits(keep_free=0))
-        store = Counts(DirectoryStore(filled))
-        async with open_fetcher(cache, store) as fetcher:
-            reader = await fetcher.large.open(large.DIGEST, large.SIZE, large.CHUNKS)
-            for at in range(0, large.SIZE, 1 << 20):
-                assert await reader.read(at, 1 << 20) == large.DATA[at : at + (1 << 20)]
-            reader.close()
-        fetched = [n // CHUNK for _, n, _ in store.ranges]
-        assert all(number >= reads for number in fetched)
-        cache.recount()
-        used = cache.usage.used
-        cache.close()
-        assert used >= large.SIZE
-
-    trio.run(go_on)

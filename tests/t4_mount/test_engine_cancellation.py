@@ -18,7 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from aysfs import digest
 from aysfs.cache.blobs import Cache
-from aysfs.cache.fetch import Fetcher, open_fetcher
+from aysfs.fetch.fetcher import Fetcher, open_fetcher
 from aysfs.flist import Entry, FlistReader, Kind, write_flist
 from aysfs.load import load_tree
 from aysfs.mount.fuse import FuseEngine
@@ -148,7 +148,7 @@ async def test_an_open_that_fails_is_answered_after_any_cut(
     tmp_path: Path, expected_output: ExpectOutput
 ) -> None:
     """A blob that no store has: EIO, and neither a descriptor nor a flight more."""
-    expected_output(r"^WARNING +aysfs\.cache\.flights:.*has no blob.*$")
+    expected_output(r"^WARNING +aysfs\.fetch\.flights:.*has no blob.*$")
     case, tree = CASES[0], tree_of(CASES[0].data)
 
     async def attempt(cut: Cut) -> None:

@@ -36,7 +36,7 @@ def read_error(path: Path) -> int:
 def served(site: Site, tree: Path) -> Site:
     site.push(tree)
     site.mount()
-    site.expected += ["aysfs.cache", "corrupt entry"]
+    site.expected += ["aysfs.fetch", "corrupt entry"]
     return site
 
 
@@ -116,7 +116,7 @@ def test_a_full_disk_is_enospc_and_heals(site: Site, tree: Path) -> None:
     try:
         site.push(tree)
         site.mount()
-        site.expected.append("aysfs.cache")
+        site.expected.append("aysfs.fetch")
         assert read_error(site.point / "big") == errno.ENOSPC
         assert md5(site.point / "data") == md5(tree / "data")
         assert run("mount", "-o", "remount,size=16m", cache).returncode == 0
@@ -298,7 +298,7 @@ def test_a_flush_now_and_then_that_fails_is_logged_and_the_mount_lives_on(
 ) -> None:
     site.push(tree)
     site.point.mkdir()
-    site.expected += ["cannot be flushed", "aysfs.cache"]
+    site.expected += ["cannot be flushed", "aysfs.fetch"]
     with open(site.root / "flush.log", "wb") as log, python(FLUSHING, site, log) as daemon:
         (site.point / "empty").read_bytes()
         synced = site.root / "cache" / "synced"

@@ -202,7 +202,7 @@ def test_nobody_sees_the_chunks_of_a_file(served: Site) -> None:
 
 
 def test_a_wrong_chunk_is_eio_where_it_is_and_heals(served: Site) -> None:
-    served.expected += ["aysfs.cache", "wrong bytes"]
+    served.expected += ["aysfs.fetch", "wrong bytes"]
     at = 100 * CHUNK
     set_store(served, at + 17, bytes([DATA[at + 17] ^ 1]))
     with pytest.raises(OSError, match=r"Input/output error") as failed:
@@ -225,7 +225,7 @@ def test_without_a_right_index_the_file_is_whole(pushed: Site, how: str) -> None
     else:
         index.chmod(0o600)
         index.write_bytes(hasher.index()[:-16] if how == "short" else bytes(len(hasher.index())))
-    pushed.expected += ["aysfs.cache"]
+    pushed.expected += ["aysfs.fetch"]
     pushed.mount()
     assert read(pushed.point / "large", 50 * CHUNK, 10) == DATA[50 * CHUNK :][:10]
     assert cached(pushed, MD5).exists()
@@ -233,7 +233,7 @@ def test_without_a_right_index_the_file_is_whole(pushed: Site, how: str) -> None
 
 
 def test_a_store_that_vanishes_in_the_middle_is_eio_and_heals(served: Site) -> None:
-    served.expected += ["aysfs.cache"]
+    served.expected += ["aysfs.fetch"]
     with (served.point / "large").open("rb") as file:
         assert os.pread(file.fileno(), 10, 0) == DATA[:10]
         (served.root / "store").rename(served.root / "away")

@@ -150,7 +150,7 @@ def test_a_signal_with_open_files_ends_the_daemon_and_not_the_readers(
 def test_the_cache_deleted_under_a_mount(site: Site, tree: Path) -> None:
     site.push(tree)
     site.mount()
-    site.expected += ["cannot be flushed", "aysfs.cache", "cannot be written"]
+    site.expected += ["cannot be flushed", "aysfs.fetch", "cannot be written"]
     with open(site.point / "data", "rb") as held:
         shutil.rmtree(site.root / "cache")
         assert hashlib.md5(held.read()).hexdigest() == md5(tree / "data")
@@ -191,7 +191,7 @@ def test_a_disk_that_turns_read_only_under_the_cache(site: Site, tree: Path) -> 
         (cache / "lost+found").rmdir()
         site.push(tree)
         site.mount()
-        site.expected += ["aysfs.cache", "cannot be written", "cannot be flushed"]
+        site.expected += ["aysfs.fetch", "cannot be written", "cannot be flushed"]
         assert md5(site.point / "data") == md5(tree / "data")
         device = Path(os.path.realpath(f"/sys/dev/block/{device_of(str(cache))}")).name
         Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("a test")

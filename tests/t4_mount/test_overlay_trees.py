@@ -7,8 +7,8 @@ import trio
 import trio.testing
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.fetch import open_fetcher
 from aysfs.cache.incoming import Incoming
+from aysfs.fetch.fetcher import open_fetcher
 from aysfs.limits import Limits
 from aysfs.mount.options import MountOptions
 from aysfs.mount.overlay.fault import FaultLayer

@@ -16,8 +16,8 @@ import pytest
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.fetch import open_fetcher
 from aysfs.errors import AysfsError, BlobMissing, ExitCode, NoSpace
+from aysfs.fetch.fetcher import open_fetcher
 from aysfs.limits import Limits
 from aysfs.load import load_tree
 from aysfs.names import parse_name

@@ -29,13 +29,13 @@ import trio
 from pyfuse3 import FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.fetch import Fetcher
-from aysfs.cache.flights import SOMEBODY
 from aysfs.cache.held import let_go
 from aysfs.cache.incoming import Incoming
 from aysfs.chunks import Chunks
 from aysfs.digest import Digest, from_hex
 from aysfs.errors import AysfsError, NoSpace
+from aysfs.fetch.fetcher import Fetcher
+from aysfs.fetch.flights import SOMEBODY
 from aysfs.limits import LARGE
 from aysfs.mount.fuse import FOREVER, Readers, answered
 from aysfs.mount.recording import Recorder

@@ -13,10 +13,10 @@ from pathlib import Path
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.flights import in_words
 from aysfs.cache.images import ImageCache
-from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.errors import MountBusy, MountFailed, first_of
+from aysfs.fetch.flights import in_words
+from aysfs.fetch.prefetch import Prefetch, Seen
 from aysfs.kernel import mounts
 from aysfs.kernel.table import find_kernel_mount, kernel_mounts
 from aysfs.mount.client import Answer

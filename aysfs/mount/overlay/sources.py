@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.fetch import Fetcher, open_fetcher
+from aysfs.fetch.fetcher import Fetcher, open_fetcher
 from aysfs.mount.options import MountOptions
 from aysfs.store.open import open_stores, side_by_side
 from aysfs.store.protocol import Store

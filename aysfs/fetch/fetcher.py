@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.chunks import LargeBlobs
-from aysfs.cache.crew import Crew
-from aysfs.cache.flights import Flights, InFlight, Landed
 from aysfs.chunks import Chunks
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, NoSpace
+from aysfs.fetch.chunks import LargeBlobs
+from aysfs.fetch.crew import Crew
+from aysfs.fetch.flights import Flights, InFlight, Landed
 from aysfs.limits import DEADLINE, LARGE
 from aysfs.store.protocol import Store
 

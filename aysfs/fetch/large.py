@@ -13,12 +13,12 @@ from typing import Protocol
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.flights import Flights
 from aysfs.cache.partial import Partial, whole_digest
-from aysfs.cache.span import Early, Span, SpanSink
 from aysfs.chunks import Chunks
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, Corrupt, NoRanges, NoSpace, Stalled, StoreTrouble
+from aysfs.fetch.flights import Flights
+from aysfs.fetch.span import Early, Span, SpanSink
 from aysfs.store.protocol import Store
 
 log = logging.getLogger(__name__)

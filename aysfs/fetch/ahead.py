@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import trio
 
-from aysfs.cache.carry import Throttle
-from aysfs.cache.crew import Carried, Outcome
-from aysfs.cache.fetch import Fetcher
-from aysfs.cache.packs import Course, Segment
 from aysfs.errors import AysfsError, NoSpace
+from aysfs.fetch.carry import Throttle
+from aysfs.fetch.crew import Carried, Outcome
+from aysfs.fetch.fetcher import Fetcher
+from aysfs.fetch.planner import Course, Segment
 from aysfs.tree import Blob
 
 log = logging.getLogger(__name__)

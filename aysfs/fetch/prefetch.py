@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import trio
 
-from aysfs.cache.ahead import Ahead, Going
-from aysfs.cache.bulk import Progress
-from aysfs.cache.fetch import Fetcher
-from aysfs.cache.modes import ALL, NONE, PACKS
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BlobMissing, Corrupt, PackDamaged
+from aysfs.fetch.ahead import Ahead, Going
+from aysfs.fetch.bulk import Progress
+from aysfs.fetch.fetcher import Fetcher
+from aysfs.fetch.modes import ALL, NONE, PACKS
 from aysfs.names import ListRef, ServiceName
 from aysfs.pack.index import PackIndex, PackInfo
 from aysfs.store.packs import PublishedPacks, Start, read_index, read_packs

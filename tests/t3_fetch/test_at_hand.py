@@ -8,9 +8,9 @@ import pytest
 
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
-from aysfs.cache.fetch import open_fetcher
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, Corrupt, NoSpace
+from aysfs.fetch.fetcher import open_fetcher
 from aysfs.limits import Limits
 from aysfs.store.faults import Passes
 from aysfs.store.memory import MemoryStore

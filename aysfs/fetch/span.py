@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import trio
 
 from aysfs import digest as digests
-from aysfs.cache.flights import InFlight
 from aysfs.cache.partial import Partial
 from aysfs.cache.usage import on_disk
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, Corrupt, StoreTrouble
+from aysfs.fetch.flights import InFlight
 from aysfs.store.protocol import Store
 
 

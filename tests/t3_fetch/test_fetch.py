@@ -12,10 +12,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
-from aysfs.cache.bulk import Wanted, fetch_all
-from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoSpace, Stalled, StoreTrouble
+from aysfs.fetch.bulk import Wanted, fetch_all
+from aysfs.fetch.fetcher import Fetcher, open_fetcher
 from aysfs.limits import Limits
 from aysfs.store.faults import (
     AnswersAnother,
@@ -36,7 +36,7 @@ DATA = b"some content" * 1000
 @pytest.fixture(autouse=True)
 def failures_are_logged(expected_output: ExpectOutput) -> None:
     """A failed fetch leaves one warning, which is what these tests provoke."""
-    expected_output(r"^WARNING +aysfs\.cache\.flights:.*$")
+    expected_output(r"^WARNING +aysfs\.fetch\.flights:.*$")
 
 
 @asynccontextmanager
@@ -182,7 +182,7 @@ class SlowDisk(Cache):
 async def test_what_others_fetch_leaves_the_hashing_of_a_large_entry_its_time(
     tmp_path: Path, no_leaks: None, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aysfs.cache.crew._SLOWEST_DISK", len(DATA) / 100)
+    monkeypatch.setattr("aysfs.fetch.crew._SLOWEST_DISK", len(DATA) / 100)
     memory = MemoryStore()
     digest, other = memory.add(DATA), memory.add(b"other")
     cache = SlowDisk(tmp_path / "cache", Limits(keep_free=0))
@@ -226,7 +226,7 @@ async def test_a_cancelled_reader_leaves_and_the_flight_goes_on(
 async def test_a_bug_in_a_store_fails_one_blob(
     tmp_path: Path, no_leaks: None, expected_output: ExpectOutput
 ) -> None:
-    expected_output(r"(?s)^ERROR +aysfs\.cache\.crew:.*?^ZeroDivisionError: a bug$")
+    expected_output(r"(?s)^ERROR +aysfs\.fetch\.crew:.*?^ZeroDivisionError: a bug$")
 
     class Buggy(Passes):
         async def get(self, digest: Digest, size: int, sink: Sink) -> None:

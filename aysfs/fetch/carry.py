@@ -16,8 +16,8 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import make_room
-from aysfs.cache.packs import Frame, Segment
 from aysfs.errors import AysfsError, Corrupt, NoSpace, first_of
+from aysfs.fetch.planner import Frame, Segment
 from aysfs.pack.expand import expand, expand_to
 from aysfs.store.protocol import Store
 

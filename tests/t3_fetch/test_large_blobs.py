@@ -12,12 +12,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
-from aysfs.cache.bulk import Wanted, fetch_all
-from aysfs.cache.chunks import Reader
-from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.chunks import Chunks
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, Corrupt, NoSpace, Stalled, StoreTrouble
+from aysfs.fetch.bulk import Wanted, fetch_all
+from aysfs.fetch.chunks import Reader
+from aysfs.fetch.fetcher import Fetcher, open_fetcher
 from aysfs.limits import CHUNK, LARGE, Limits
 from aysfs.store.chain import Chain
 from aysfs.store.faults import (
@@ -32,7 +32,7 @@ from aysfs.store.faults import (
 from aysfs.store.protocol import Sink, Store
 from tests.cancelling import Cut, Traces, assert_nothing_left, at_every_await, threads_ended
 from tests.conftest import ExpectOutput
-from tests.t3_cache.large import (
+from tests.large_blob import (
     CHUNKS,
     COUNT,
     DATA,
@@ -49,7 +49,7 @@ REQUEST = 16  # chunks
 
 @pytest.fixture(autouse=True)
 def failures_are_logged(expected_output: ExpectOutput) -> None:
-    expected_output(r"^WARNING +aysfs\.(cache|store)\..*$")
+    expected_output(r"^WARNING +aysfs\.(fetch|store)\..*$")
 
 
 @asynccontextmanager

@@ -11,13 +11,13 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aysfs import digest as digests
-from aysfs.cache.ahead import Ahead, Going
-from aysfs.cache.crew import Outcome
-from aysfs.cache.fetch import Fetcher
-from aysfs.cache.flights import InFlight, in_words
-from aysfs.cache.modes import ALL, PACKS, PROFILE
-from aysfs.cache.prefetch import Prefetch, Seen
 from aysfs.digest import Digest
+from aysfs.fetch.ahead import Ahead, Going
+from aysfs.fetch.crew import Outcome
+from aysfs.fetch.fetcher import Fetcher
+from aysfs.fetch.flights import InFlight, in_words
+from aysfs.fetch.modes import ALL, PACKS, PROFILE
+from aysfs.fetch.prefetch import Prefetch, Seen
 from aysfs.limits import Limits
 from aysfs.names import parse_name
 from aysfs.pack.index import PackIndex
@@ -26,7 +26,7 @@ from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import Held, Sink, Store
 from aysfs.tree import Blob
 from tests.packing import many, pack_of, packed, publish
-from tests.t3_cache.test_carry import follow, has, read_all, serving
+from tests.t3_fetch.test_carry import follow, has, read_all, serving
 
 
 class Near(Passes):

@@ -21,13 +21,13 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import make_room
-from aysfs.cache.flights import Flights, InFlight, Landed
-from aysfs.cache.large import AHEAD, Key, Large, Whole
 from aysfs.cache.partial import chunks_of_part, make_partial, open_partial
-from aysfs.cache.span import Early
 from aysfs.chunks import Chunks
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, BlobMissing, Corrupt, NoSpace, Stalled
+from aysfs.fetch.flights import Flights, InFlight, Landed
+from aysfs.fetch.large import AHEAD, Key, Large, Whole
+from aysfs.fetch.span import Early
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import trio
 
-from aysfs.cache.fetch import Fetcher
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, NoSpace
+from aysfs.fetch.fetcher import Fetcher
 
 
 class Wanted(NamedTuple):

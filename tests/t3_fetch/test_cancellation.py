@@ -11,9 +11,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
-from aysfs.cache.bulk import Wanted, fetch_all
-from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.errors import BlobMissing, Stalled
+from aysfs.fetch.bulk import Wanted, fetch_all
+from aysfs.fetch.fetcher import Fetcher, open_fetcher
 from aysfs.limits import Limits
 from aysfs.store.directory import AT_HAND, DirectoryStore
 from aysfs.store.layout import DEFAULT_NAMESPACE, blob
@@ -81,7 +81,7 @@ async def test_a_flight_stalled_anywhere_leaves_nothing(
     tmp_path: Path, case: BlobCase, expected_output: ExpectOutput
 ) -> None:
     """As when the deadline of a flight passes: its readers hear of it, nobody is cancelled."""
-    expected_output(r"^WARNING +aysfs\.cache\.flights:.*no progress.*$")
+    expected_output(r"^WARNING +aysfs\.fetch\.flights:.*no progress.*$")
 
     async def attempt(cut: Cut) -> None:
         cache, store = case.cache(tmp_path / str(cut.number)), case.store()
@@ -182,7 +182,7 @@ async def test_a_bulk_fetch_cut_anywhere_leaves_nothing(tmp_path: Path, size: in
 async def test_a_blob_that_no_store_has_is_missing_after_any_cut(
     tmp_path: Path, expected_output: ExpectOutput
 ) -> None:
-    expected_output(r"^WARNING +aysfs\.cache\.flights:.*has no blob.*$")
+    expected_output(r"^WARNING +aysfs\.fetch\.flights:.*has no blob.*$")
     case, store = CASES[0], MemoryStore()
 
     async def attempt(cut: Cut) -> None:

@@ -15,11 +15,8 @@ from typing import NamedTuple
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.carry import Arrival, Carry, Throttle
 from aysfs.cache.eviction import make_room
-from aysfs.cache.flights import Flight, Flights
 from aysfs.cache.insertion import Insertion
-from aysfs.cache.packs import LONGEST_REACH, Around, Course, Packs, Segment
 from aysfs.digest import Digest
 from aysfs.errors import (
     AysfsError,
@@ -30,6 +27,9 @@ from aysfs.errors import (
     PackDamaged,
     StoreTrouble,
 )
+from aysfs.fetch.carry import Arrival, Carry, Throttle
+from aysfs.fetch.flights import Flight, Flights
+from aysfs.fetch.planner import LONGEST_REACH, Around, Course, Packs, Segment
 from aysfs.store.protocol import Store
 
 log = logging.getLogger(__name__)

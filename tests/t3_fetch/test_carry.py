@@ -10,12 +10,12 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aysfs import digest as digests
-from aysfs.cache.ahead import Ahead, Going
 from aysfs.cache.blobs import Cache
-from aysfs.cache.crew import Outcome
-from aysfs.cache.fetch import Fetcher, open_fetcher
 from aysfs.digest import Digest
 from aysfs.errors import BlobMissing, NoSpace
+from aysfs.fetch.ahead import Ahead, Going
+from aysfs.fetch.crew import Outcome
+from aysfs.fetch.fetcher import Fetcher, open_fetcher
 from aysfs.limits import DEADLINE, Limits
 from aysfs.pack.format import Columns, Entry
 from aysfs.pack.frame import compress
@@ -42,7 +42,7 @@ from tests.conftest import ExpectOutput
 from tests.packing import many, pack_of, packed
 
 ROOMY = Limits(size=1 << 30, keep_free=0)
-_NOT_USED = r"^WARNING +aysfs\.cache\.crew:.*is not used.*$"
+_NOT_USED = r"^WARNING +aysfs\.fetch\.crew:.*is not used.*$"
 
 
 @asynccontextmanager
@@ -492,7 +492,7 @@ async def test_a_blob_that_no_store_has_is_missing_whatever_a_pack_says(
     tmp_path: Path, no_leaks: None, expected_output: ExpectOutput
 ) -> None:
     expected_output(_NOT_USED)
-    expected_output(r"^WARNING +aysfs\.cache\.flights:.*has no blob.*$")
+    expected_output(r"^WARNING +aysfs\.fetch\.flights:.*has no blob.*$")
     data, memory = many(3), MemoryStore()
     index = packed(memory, [data])
     memory.blobs.clear()
@@ -504,7 +504,7 @@ async def test_a_blob_that_no_store_has_is_missing_whatever_a_pack_says(
 async def test_no_space_is_told_to_who_waits(
     tmp_path: Path, no_leaks: None, expected_output: ExpectOutput
 ) -> None:
-    expected_output(r"^WARNING +aysfs\.cache\.flights:.*can never fit.*$")
+    expected_output(r"^WARNING +aysfs\.fetch\.flights:.*can never fit.*$")
     data, memory = many(3, 8192), MemoryStore()
     index = packed(memory, [data])
     memory.add(data[0])
