@@ -5,14 +5,15 @@ Serves who reads blobs out of packs, and who looks after a store. One zstd frame
     0    "aysfsix1", version u32 (1), packs u32, flags u32, blobs u32
     24   for each pack: digest, size u64, count u32
     ...  the three columns of a pack's head, over the blobs of all packs in their order
+    ...  with flag 2, what these refer to (``references``)
 
 Flag 1: the first pack is the start pack; no other is known. All numbers are little-endian.
-A million blobs take 36 MB: arrays, and no object for any of them.
+A million blobs take 36 MB, and 5 MB and their references: arrays, and no object for any of them.
 """
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -26,6 +27,7 @@ from aysfs.errors import PackDamaged
 from aysfs.pack.expand import expand
 from aysfs.pack.format import MAX_COUNT, Columns, head_size, read_head
 from aysfs.pack.frame import compress
+from aysfs.pack.references import MAX_REFERENCES, ReferenceColumns
 
 VERSION = 1
 MAX_BLOBS = 1 << 22
@@ -37,7 +39,8 @@ _HEADER = Struct("<8sIIII")
 _PACK = Struct("<16sQI")
 _WIDTH = SIZE + 8 + 8
 _START = 1
-MAX_SIZE = _HEADER.size + MAX_PACKS * _PACK.size + MAX_BLOBS * _WIDTH
+_REFERENCES = 2
+MAX_SIZE = _HEADER.size + MAX_PACKS * _PACK.size + MAX_BLOBS * (_WIDTH + 1) + MAX_REFERENCES * 4
 """Bytes of the largest index, expanded."""
 
 
@@ -62,25 +65,40 @@ class Pack(NamedTuple):
 class PackIndex:
     """Packs and their blobs, which are numbered through in the order of the packs."""
 
-    def __init__(self, packs: Sequence[PackInfo], blobs: Columns, *, has_start: bool) -> None:
+    def __init__(
+        self,
+        packs: Sequence[PackInfo],
+        blobs: Columns,
+        *,
+        has_start: bool,
+        references: ReferenceColumns | None = None,
+    ) -> None:
         """PackDamaged when the packs are not of these blobs."""
         self.packs = tuple(packs)
         self.has_start = has_start
         """Whether the first pack is the start pack."""
         self._blobs = blobs
+        self._references = references
         self._firsts = array("I", (one.first for one in self.packs))
         # Where each frame would be if all were in one file.
         self._ends = array("Q", accumulate(blobs.stored, initial=0))
         self._check()
 
     @classmethod
-    def join(cls, packs: Iterable[Pack], *, has_start: bool) -> "PackIndex":
-        """The index of these packs."""
+    def join(
+        cls,
+        packs: Iterable[Pack],
+        *,
+        has_start: bool,
+        references: Mapping[Digest, Sequence[Digest]] | None = None,
+    ) -> "PackIndex":
+        """The index of these packs, with what blobs in them refer to where that is known."""
         infos, blobs = [], Columns()
         for one in packs:
             infos.append(PackInfo(one.digest, one.size, len(blobs), len(one.blobs)))
             blobs.extend(one.blobs)
-        return cls(infos, blobs, has_start=has_start)
+        columns = None if references is None else ReferenceColumns.of(blobs, references)
+        return cls(infos, blobs, has_start=has_start, references=columns)
 
     @classmethod
     def of_pack(cls, info: PackInfo, head: bytes | memoryview) -> "PackIndex":
@@ -106,12 +124,13 @@ class PackIndex:
         if len(data) < _HEADER.size:
             raise PackDamaged("the index of packs is cut off")
         magic, version, packs, flags, blobs = _HEADER.unpack_from(data)
-        if magic != _MAGIC or version != VERSION or flags & ~_START:
+        if magic != _MAGIC or version != VERSION or flags & ~(_START | _REFERENCES):
             raise PackDamaged("no index of packs of this version")
         if packs > MAX_PACKS or blobs > MAX_BLOBS:
             raise PackDamaged(f"an index of packs that names {blobs} blobs in {packs} packs")
         columns = _HEADER.size + packs * _PACK.size
-        if len(data) != columns + blobs * _WIDTH:
+        end = columns + blobs * _WIDTH
+        if len(data) < end or (len(data) > end and not flags & _REFERENCES):
             raise PackDamaged("the index of packs has not the length that it names")
         infos, first = [], 0
         for digest, size, count in _PACK.iter_unpack(data[_HEADER.size : columns]):
@@ -119,14 +138,22 @@ class PackIndex:
             first += count
             if first > blobs:
                 raise PackDamaged("the index of packs counts blobs that it does not name")
-        return cls(infos, Columns.decode(data[columns:], blobs), has_start=bool(flags & _START))
+        return cls(
+            infos,
+            Columns.decode(data[columns:end], blobs),
+            has_start=bool(flags & _START),
+            references=ReferenceColumns.decode(data[end:], blobs) if flags & _REFERENCES else None,
+        )
 
     def encode(self) -> bytes:
         """The bytes of the index blob."""
-        flags = _START if self.has_start else 0
+        flags = (_START if self.has_start else 0) | (_REFERENCES if self.has_references else 0)
         parts = [_HEADER.pack(_MAGIC, VERSION, len(self.packs), flags, len(self))]
         parts += [_PACK.pack(one.digest, one.size, one.count) for one in self.packs]
-        return compress(b"".join((*parts, self._blobs.encode())))
+        parts.append(self._blobs.encode())
+        if self._references is not None:
+            parts.append(self._references.encode())
+        return compress(b"".join(parts))
 
     def __len__(self) -> int:
         """Blobs in all packs."""
@@ -160,6 +187,15 @@ class PackIndex:
         """Where its frame begins in its pack."""
         info = self.packs[self.pack(at)]
         return head_size(info.count) + self._ends[at] - self._ends[info.first]
+
+    @property
+    def has_references(self) -> bool:
+        """Whether somebody looked for references, be it that there are none."""
+        return self._references is not None
+
+    def references(self, at: int) -> Sequence[int]:
+        """The numbers of the blobs that a blob refers to, in the order to read them: hints."""
+        return () if self._references is None else self._references[at]
 
     def pack(self, at: int) -> int:
         """Which pack a blob is in."""
@@ -202,5 +238,5 @@ class PackIndex:
             frames = self._ends[end] - self._ends[one.first]
             if one.size != head_size(one.count) + frames:
                 raise PackDamaged(f"the pack {one.digest.hex()} has not the size of its frames")
-        if end != len(self):
+        if end != len(self) or (self._references is not None and len(self._references) != end):
             raise PackDamaged("an index that counts other blobs than it names")

@@ -32,7 +32,7 @@ with atheris.instrument_imports(include=["aysfs"]):
 
 
 def seeds() -> list[bytes]:
-    """An index, one that is not compressed, and a pack."""
+    """An index, one that is not compressed, one with references likewise, and a pack."""
     contents = [b"", b"a", b"b" * 300, bytes(range(256))]
     frames = [compress(one) for one in contents]
     columns = Columns(
@@ -40,8 +40,17 @@ def seeds() -> list[bytes]:
         for one, frame in zip(contents, frames, strict=True)
     )
     pack = b"".join(write_pack(columns, frames))
-    index = PackIndex.join([Pack(digests.of(pack), len(pack), columns)], has_start=True).encode()
-    return [b"\0" + index, b"\1" + expand(index, 24 + 28 + 4 * 32), b"\2" + pack]
+    made = Pack(digests.of(pack), len(pack), columns)
+    index = PackIndex.join([made], has_start=True).encode()
+    known = [one.digest for one in columns]
+    references = {one: known[at:] for at, one in enumerate(known)}
+    referring = PackIndex.join([made], has_start=True, references=references).encode()
+    return [
+        b"\0" + index,
+        b"\1" + expand(index, 24 + 28 + 4 * 32),
+        b"\1" + expand(referring, 24 + 28 + 4 * 33 + 10 * 4),
+        b"\2" + pack,
+    ]
 
 
 def one_input(data: bytes) -> None:
@@ -64,6 +73,7 @@ def read_index(data: bytes) -> None:
         assert found is not None
         assert index.digest(found) == index.digest(at)
         assert index.offset(at) + index.stored(at) <= index.packs[index.pack(at)].size
+        assert all(0 <= one < len(index) for one in index.references(at))
     assert PackIndex.decode(index.encode()).packs == index.packs
 
 
