@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from aysfs import digest as digests
 from aysfs.names import ServiceName
@@ -35,7 +35,11 @@ def pack_of(blobs: Iterable[bytes], frames: Sequence[bytes] | None = None) -> tu
 
 
 def packed(
-    store: MemoryStore, packs: Sequence[Iterable[bytes]], *, has_start: bool = False
+    store: MemoryStore,
+    packs: Sequence[Iterable[bytes]],
+    *,
+    has_start: bool = False,
+    references: Mapping[bytes, Sequence[bytes]] | None = None,
 ) -> PackIndex:
     """Have a store hold these packs; their index. The blobs themselves are for the test to add."""
     made = []
@@ -43,7 +47,10 @@ def packed(
         pack, data = pack_of(blobs)
         store.add(data)
         made.append(pack)
-    return PackIndex.join(made, has_start=has_start)
+    named = None
+    if references is not None:
+        named = {digests.of(one): [*map(digests.of, to)] for one, to in references.items()}
+    return PackIndex.join(made, has_start=has_start, references=named)
 
 
 async def publish(

@@ -14,20 +14,15 @@ from dataclasses import dataclass
 import trio
 
 from aysfs.errors import AysfsError, NoSpace
-from aysfs.fetch.carry import Throttle
-from aysfs.fetch.crew import Carried, Outcome
+from aysfs.fetch.carry import Outcome
 from aysfs.fetch.fetcher import Fetcher
-from aysfs.fetch.planner import Course, Segment
+from aysfs.fetch.pace import SHORTEST, SHORTEST_POLITE, SIDE_BY_SIDE, Pace
+from aysfs.fetch.planner import Course
+from aysfs.fetch.segment import Segment
 from aysfs.tree import Blob
 
 log = logging.getLogger(__name__)
 
-SIDE_BY_SIDE = 4  # of the crew, or beside it: most of the crew is there for readers
-
-_SMALLEST, _LARGEST = 64 << 10, 4 << 20  # stored bytes of a request
-# Seconds of a request. A shorter one costs more than it is worth; what is longer than the line is
-# waits in front of it, and so does who comes after it.
-_SHORTEST, _SHORTEST_POLITE = 0.040, 0.004
 _YIELDS = 0.050  # seconds for which the last of us waits for readers
 _WORTH_IT = 1 << 20  # bytes of room in the cache with which it goes on
 _PIECE = 1 << 20  # bytes of a large blob
@@ -47,55 +42,6 @@ class Going:
     state: str = "waiting"
 
 
-class Pace:
-    """How much to ask for at once, learnt from how long it took.
-
-    A request that takes about three times as long as its first byte keeps the line busy with
-    ``SIDE_BY_SIDE`` of them, and holds nobody up much longer than asking itself does. ``rate`` is
-    a bound in bytes a second.
-    """
-
-    def __init__(self, rate: int | None = None, shortest: float = _SHORTEST) -> None:
-        self.size = 2 * _SMALLEST
-        self._shortest = shortest
-        self._rate = rate
-        self._latency = float("inf")
-        self._due = 0.0  # of trio's clock: when the next request may begin
-
-    async def allow(self) -> int:
-        """Wait for the turn of the next request; the most that it may ask for."""
-        if self._rate is None:
-            return self.size
-        await trio.sleep_until(self._due)
-        return max(1, min(self.size, self._rate // 4))
-
-    def spend(self, size: int) -> None:
-        """So many bytes are asked for."""
-        if self._rate is not None:
-            self._due = max(self._due, trio.current_time()) + size / self._rate
-
-    @property
-    def throttle(self) -> Throttle | None:
-        """For requests that are larger than what may be asked for."""
-        return None if self._rate is None else self._throttle
-
-    async def _throttle(self, left: int) -> int:
-        piece = min(left, await self.allow())
-        self.spend(piece)
-        return piece
-
-    def learn(self, carried: Carried) -> None:
-        """What a request took."""
-        if carried.outcome is not Outcome.DONE:
-            return
-        self._latency = min(self._latency, carried.latency)
-        aim = max(2 * self._latency, self._shortest)
-        if carried.seconds < aim:
-            self.size = min(2 * self.size, _LARGEST)
-        elif carried.seconds > 2 * aim:
-            self.size = max(self.size // 2, _SMALLEST)
-
-
 class Ahead:
     """Fetches ahead through one fetch service."""
 
@@ -112,7 +58,7 @@ class Ahead:
         ``tell`` is called whenever something has come.
         """
         self._fetcher = fetcher
-        self._pace = Pace(rate, _SHORTEST_POLITE if polite else _SHORTEST)
+        self._pace = Pace(rate, SHORTEST_POLITE if polite else SHORTEST)
         self._polite = polite
         self._tell = tell
         self._pause = _FIRST_PAUSE
@@ -142,7 +88,8 @@ class Ahead:
                     await trio.lowlevel.checkpoint()
                     continue
                 carried = await self._fetcher.crew.carry(segment, going.what, self._pace.throttle)
-            self._pace.learn(carried)
+            if carried.outcome is Outcome.DONE:
+                self._pace.learn(carried.latency, carried.seconds)
             if self._tell is not None:
                 self._tell()
             if carried.outcome is Outcome.FULL:

@@ -10,6 +10,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from typing import BinaryIO, NamedTuple, Protocol
 
 import trio
@@ -17,7 +18,7 @@ import trio
 from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import make_room
 from aysfs.errors import AysfsError, Corrupt, NoSpace, first_of
-from aysfs.fetch.planner import Frame, Segment
+from aysfs.fetch.segment import Frame, Segment
 from aysfs.pack.expand import expand, expand_to
 from aysfs.store.protocol import Store
 
@@ -26,6 +27,26 @@ _STREAMED = 1 << 20  # a blob above it is never in memory as a whole
 _MAKES_WAY = 0.001  # seconds a blob that nobody waits for is late by while readers wait for others
 _AT_ONCE = 32 << 10  # bytes of blobs that are taken in by the event loop: a thread costs more
 _TOGETHER = 32  # blobs that are taken in before those who wait for them, or for others, have a turn
+
+
+class Outcome(Enum):
+    """How a segment fared."""
+
+    DONE = "done"
+    NO_RANGES = "the store gives no parts of a pack"
+    FULL = "the cache is full"
+    DAMAGED = "the pack is not what its index says"
+    UNUSABLE = "the cache cannot be written"
+    TROUBLE = "the store does not answer"
+
+
+class Carried(NamedTuple):
+    """What became of a segment: its bytes, and the seconds until the first and the last came."""
+
+    outcome: Outcome
+    progress: int = 0
+    latency: float = 0.0
+    seconds: float = 0.0
 
 
 class Arrival(NamedTuple):

@@ -9,8 +9,6 @@ import logging
 import os
 from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
-from enum import Enum
-from typing import NamedTuple
 
 import trio
 
@@ -27,54 +25,35 @@ from aysfs.errors import (
     PackDamaged,
     StoreTrouble,
 )
-from aysfs.fetch.carry import Arrival, Carry, Throttle
+from aysfs.fetch.beside import Beside
+from aysfs.fetch.carry import Arrival, Carried, Carry, Outcome, Throttle
 from aysfs.fetch.flights import Flight, Flights
-from aysfs.fetch.planner import LONGEST_REACH, Around, Course, Packs, Segment
+from aysfs.fetch.planner import Around, Packs
+from aysfs.fetch.segment import Segment
+from aysfs.pack.index import PackIndex
 from aysfs.store.protocol import Store
 
 log = logging.getLogger(__name__)
 
 _BESIDE = "next to what is read"
-_MOST_BESIDE = 4
 _WITHOUT_RANGES = 600.0  # seconds for which a store that gives no parts is not asked for any
 _THREADS = 2  # that take in what comes in packs: more make files in one directory, by turns
 _SLOWEST_DISK = 10_000_000  # bytes a second that hashing a doubtful entry may be slow to
-
-
-class Outcome(Enum):
-    """How a segment fared."""
-
-    DONE = "done"
-    NO_RANGES = "the store gives no parts of a pack"
-    FULL = "the cache is full"
-    DAMAGED = "the pack is not what its index says"
-    UNUSABLE = "the cache cannot be written"
-    TROUBLE = "the store does not answer"
-
-
-class Carried(NamedTuple):
-    """What became of a segment: its bytes, and the seconds until the first and the last came."""
-
-    outcome: Outcome
-    progress: int = 0
-    latency: float = 0.0
-    seconds: float = 0.0
 
 
 class Crew:
     """Brings blobs from a store into a cache."""
 
     def __init__(self, cache: Cache, store: Store, flights: Flights, nursery: trio.Nursery) -> None:
-        """What accompanies a miss runs in ``nursery``."""
+        """What is fetched beside misses runs in ``nursery``."""
         self.packs = Packs()
         self._cache = cache
         self._store = store
         self._flights = flights
-        self._nursery = nursery
         self._threads = trio.CapacityLimiter(_THREADS)
         self._threads_ahead = trio.CapacityLimiter(_THREADS)
         self._ask_for_parts = 0.0  # when, of a store that gave none
-        self._beside = 0  # tasks that fetch neighbours of misses
+        self._beside = Beside(self.turn, self._carry_beside, nursery)
 
     async def work(self) -> None:
         """One of the crew: fly what waits, for ever."""
@@ -94,9 +73,7 @@ class Crew:
             flight.scope = scope
             await self._fly(flight)
             return
-        if self._beside < _MOST_BESIDE:
-            self._beside += 1
-            self._nursery.start_soon(self._accompany, around.rest)
+        self._beside.follow(around.rest)
         await self._carry(around.segment, _BESIDE, scope, ahead=False)
 
     def _around(self, flight: Flight) -> Around | None:
@@ -105,21 +82,6 @@ class Crew:
         if flight.alone or self._cache.is_doubtful(flight.digest):
             return None
         return self.packs.around(flight.digest, flight.size, self.is_wanted)
-
-    async def _accompany(self, course: Course) -> None:
-        """Bring what is left of the neighbourhood of a miss, which is on its way by now."""
-        try:
-            while not course.is_over:
-                async with self.turn():
-                    segment = course.next(LONGEST_REACH)
-                    if segment is None:
-                        await trio.lowlevel.checkpoint()
-                        continue
-                    carried = await self.carry(segment, _BESIDE)
-                if carried.outcome is not Outcome.DONE:
-                    return
-        finally:
-            self._beside -= 1
 
     # --- one by one --------------------------------------------------------------------------
 
@@ -187,6 +149,11 @@ class Crew:
         except OSError:  # whoever reads it is told
             return False
 
+    def forget(self, index: PackIndex) -> None:
+        """Have no more out of these packs."""
+        self.packs.remove(index)
+        self._beside.forget(index)
+
     def turn(self) -> AbstractAsyncContextManager[None]:
         """To be entered before a segment is planned that nobody asked for."""
         return self._flights.turn_ahead()
@@ -200,6 +167,9 @@ class Crew:
         with trio.CancelScope() as scope:
             return await self._carry(segment, why, scope, ahead=True, throttle=throttle)
         return Carried(Outcome.TROUBLE)
+
+    async def _carry_beside(self, segment: Segment) -> Carried:
+        return await self.carry(segment, _BESIDE)
 
     async def _carry(
         self,

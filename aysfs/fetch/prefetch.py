@@ -225,7 +225,7 @@ class Prefetch:
 
     def _forget(self, service: _Service) -> None:
         for index in service.indexes:
-            self._fetcher.crew.packs.remove(index)
+            self._fetcher.crew.forget(index)
         service.indexes.clear()
 
     async def _follow(

@@ -193,6 +193,11 @@ class PackIndex:
         """Whether somebody looked for references, be it that there are none."""
         return self._references is not None
 
+    @property
+    def leads_anywhere(self) -> bool:
+        """Whether any blob refers to another."""
+        return self._references is not None and self._references.count > 0
+
     def references(self, at: int) -> Sequence[int]:
         """The numbers of the blobs that a blob refers to, in the order to read them: hints."""
         return () if self._references is None else self._references[at]

@@ -74,6 +74,11 @@ class ReferenceColumns:
         """The two columns."""
         return self._counts + _little(self._targets[:]).tobytes()
 
+    @property
+    def count(self) -> int:
+        """References of all blobs together."""
+        return len(self._targets)
+
     def __len__(self) -> int:
         """Blobs, whether or not they refer to anything."""
         return len(self._counts)

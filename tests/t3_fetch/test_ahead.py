@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from aysfs import digest as digests
 from aysfs.digest import Digest
 from aysfs.fetch.ahead import Ahead, Going
-from aysfs.fetch.crew import Outcome
+from aysfs.fetch.carry import Outcome
 from aysfs.fetch.fetcher import Fetcher
 from aysfs.fetch.flights import InFlight, in_words
 from aysfs.fetch.modes import ALL, PACKS, PROFILE

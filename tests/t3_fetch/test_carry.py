@@ -14,7 +14,7 @@ from aysfs.cache.blobs import Cache
 from aysfs.digest import Digest
 from aysfs.errors import BlobMissing, NoSpace
 from aysfs.fetch.ahead import Ahead, Going
-from aysfs.fetch.crew import Outcome
+from aysfs.fetch.carry import Outcome
 from aysfs.fetch.fetcher import Fetcher, open_fetcher
 from aysfs.limits import DEADLINE, Limits
 from aysfs.pack.format import Columns, Entry

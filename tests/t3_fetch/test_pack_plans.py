@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.fetch.planner import FIRST_REACH, Around, Packs, Segment
+from aysfs.fetch.planner import FIRST_REACH, Around, Packs
+from aysfs.fetch.segment import Segment
 from aysfs.pack.frame import compress
 from aysfs.pack.index import PackIndex
 from aysfs.store.memory import MemoryStore

@@ -1,0 +1,95 @@
+"""What is fetched beside misses: where each leads, and what lies next to it.
+
+Serves the crew, which brings the misses themselves. What one reader's misses say is followed
+newest first: the last one knows best what comes next.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import trio
+
+from aysfs.fetch.carry import Carried, Outcome
+from aysfs.fetch.pace import Pace
+from aysfs.fetch.segment import Segment
+from aysfs.pack.index import PackIndex
+
+_SIDE_BY_SIDE = 6  # requests at once
+_MOST = 64  # ways that are remembered
+
+
+class Way(Protocol):
+    """What is left to be fetched."""
+
+    @property
+    def index(self) -> PackIndex:
+        """Whose packs it leads through."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to come."""
+
+    def next(self, most: int) -> Segment | None:
+        """Up to so many stored bytes, or one blob. None when nothing was wanted so far."""
+
+
+class Beside:
+    """Follows the ways of misses, a few requests side by side."""
+
+    def __init__(
+        self,
+        turn: Callable[[], AbstractAsyncContextManager[None]],
+        carry: Callable[[Segment], Awaitable[Carried]],
+        nursery: trio.Nursery,
+    ) -> None:
+        """``turn`` is entered before a segment is planned, which ``carry`` brings."""
+        self._turn = turn
+        self._carry = carry
+        self._nursery = nursery
+        self._ways: deque[Way] = deque(maxlen=_MOST)  # the newest is the last
+        self._pace = Pace()
+        self._working = 0
+
+    def follow(self, way: Way) -> None:
+        """Bring what is on a way, before older ones."""
+        self._ways.append(way)
+        self._hire()
+
+    def forget(self, index: PackIndex) -> None:
+        """Follow no way through these packs any more."""
+        self._ways = deque((one for one in self._ways if one.index is not index), maxlen=_MOST)
+
+    def _hire(self) -> None:
+        if self._working < _SIDE_BY_SIDE:
+            self._working += 1
+            self._nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        try:
+            while self._newest() is not None:
+                async with self._turn():
+                    await self._bring_some()
+        finally:
+            self._working -= 1
+
+    async def _bring_some(self) -> None:
+        way = self._newest()
+        # What it plans is boarded before anybody else can run.
+        segment = None if way is None else way.next(self._pace.size)
+        if way is None or segment is None:
+            await trio.lowlevel.checkpoint()
+            return
+        if self._newest() is not None:
+            self._hire()
+        carried = await self._carry(segment)
+        if carried.outcome is Outcome.DONE:
+            self._pace.learn(carried.latency, carried.seconds)
+        elif way in self._ways:  # what fails is left to who reads it
+            self._ways.remove(way)
+
+    def _newest(self) -> Way | None:
+        while self._ways and self._ways[-1].is_over:
+            self._ways.pop()
+        return self._ways[-1] if self._ways else None

@@ -1,0 +1,127 @@
+"""What is fetched beside misses: newest first, a few at once, and nothing of what is forgotten."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from aysfs.fetch.beside import Beside
+from aysfs.fetch.carry import Carried, Outcome
+from aysfs.fetch.segment import Segment
+from aysfs.pack.index import PackIndex
+from aysfs.store.memory import MemoryStore
+from tests.packing import many, packed
+
+INDEX = packed(MemoryStore(), [many(1)])
+OTHER = packed(MemoryStore(), [many(2)])
+
+
+class Way:
+    """So many segments of a length that tells whose they are."""
+
+    def __init__(self, name: int, count: int, index: PackIndex = INDEX) -> None:
+        self.index = index
+        self._name = name
+        self._left = count
+
+    @property
+    def is_over(self) -> bool:
+        return not self._left
+
+    def next(self, _most: int) -> Segment | None:
+        self._left -= 1
+        return Segment(self.index.packs[0], 0, self._name, ())
+
+
+class Line:
+    """Brings a segment when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.outcome = Outcome.DONE
+        self.go_on = trio.Semaphore(0)
+        self.turns = 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        self.turns += 1
+        await trio.lowlevel.checkpoint()
+        yield
+        self.turns -= 1
+
+    async def carry(self, segment: Segment) -> Carried:
+        self.asked.append(segment.length)
+        await self.go_on.acquire()
+        return Carried(self.outcome, 1, 0.05, 0.06)
+
+
+async def test_the_last_miss_is_followed_first_and_the_older_ones_after_it() -> None:
+    line = Line()
+    async with trio.open_nursery() as nursery:
+        beside = Beside(line.turn, line.carry, nursery)
+        beside.follow(Way(1, 10))
+        await wait_all_tasks_blocked()
+        assert line.asked == [1] * 6
+        beside.follow(Way(2, 3))
+        for _ in range(13):
+            line.go_on.release()
+            await wait_all_tasks_blocked()
+    assert line.asked == [1] * 6 + [2] * 3 + [1] * 4
+    assert line.turns == 0
+
+
+async def test_nothing_runs_when_there_is_nothing_to_follow() -> None:
+    line = Line()
+    async with trio.open_nursery() as nursery:
+        beside = Beside(line.turn, line.carry, nursery)
+        beside.follow(Way(1, 0))
+        await wait_all_tasks_blocked()
+        assert not nursery.child_tasks
+        beside.follow(Way(1, 1))
+        line.go_on.release()
+        await wait_all_tasks_blocked()
+        assert not nursery.child_tasks
+    assert line.asked == [1]
+
+
+async def test_a_way_that_fails_is_left_and_others_are_not() -> None:
+    line = Line()
+    line.outcome = Outcome.TROUBLE
+    async with trio.open_nursery() as nursery:
+        beside = Beside(line.turn, line.carry, nursery)
+        beside.follow(Way(1, 100))
+        await wait_all_tasks_blocked()
+        beside.follow(Way(2, 1))
+        for _ in range(7):
+            line.go_on.release()
+        await wait_all_tasks_blocked()
+        assert not nursery.child_tasks
+    assert line.asked == [1] * 6 + [2]
+
+
+async def test_what_leads_through_forgotten_packs_is_not_followed() -> None:
+    line = Line()
+    async with trio.open_nursery() as nursery:
+        beside = Beside(line.turn, line.carry, nursery)
+        beside.follow(Way(1, 100))
+        beside.follow(Way(2, 7, OTHER))
+        await wait_all_tasks_blocked()
+        beside.forget(INDEX)
+        for _ in range(7):
+            line.go_on.release()
+            await wait_all_tasks_blocked()
+        assert not nursery.child_tasks
+    assert line.asked == [2] * 7
+
+
+async def test_a_thousand_misses_are_not_all_remembered() -> None:
+    line = Line()
+    async with trio.open_nursery() as nursery:
+        beside = Beside(line.turn, line.carry, nursery)
+        for name in range(1000):
+            beside.follow(Way(name, 1))
+        for _ in range(1000):
+            line.go_on.release()
+        await wait_all_tasks_blocked()
+    assert line.asked == [*range(999, 935, -1)]
