@@ -21,6 +21,7 @@ from aysfs.errors import AysfsError, NoSpace, Stalled
 log = logging.getLogger(__name__)
 
 _TOLD = 100
+_GRACE = 0.020  # seconds
 
 SOMEBODY = -1
 """Stands for a process of which no number is known here, as of another pid namespace."""
@@ -161,6 +162,7 @@ class Flights:
         self.deadline = deadline
         self.source = source
         self._pressing = 0  # readers who wait for what nobody fetches ahead
+        self._calm_since = float("-inf")  # when the last of them ended
         self._all: dict[tuple[Digest, int], Flight] = {}
         self._queue: deque[Flight] = deque()
         self._turns = turns  # that nobody has
@@ -239,6 +241,7 @@ class Flights:
         """So many readers more, or less, wait for what nobody fetches ahead."""
         self._pressing += by
         if not self._pressing:
+            self._calm_since = trio.current_time()
             self._makes_way.unpark_all()
 
     @property
@@ -247,9 +250,15 @@ class Flights:
         return self._pressing > 0
 
     async def calm(self) -> None:
-        """Wait until no reader waits for what nobody fetches ahead."""
-        while self._pressing:
-            await self._makes_way.park()
+        """Wait until no reader waits for what nobody fetches ahead, nor did so just now.
+
+        Who has waited for one blob will often wait for the next in a moment.
+        """
+        while self._pressing or trio.current_time() < self._calm_since + _GRACE:
+            if self._pressing:
+                await self._makes_way.park()
+            else:
+                await trio.sleep_until(self._calm_since + _GRACE)
 
     def told_of(self) -> list[InFlight]:
         """Every flight, for ``status``."""

@@ -15,7 +15,7 @@ from aysfs.digest import Digest
 from aysfs.fetch.ahead import Ahead, Going
 from aysfs.fetch.carry import Outcome
 from aysfs.fetch.fetcher import Fetcher
-from aysfs.fetch.flights import InFlight, in_words
+from aysfs.fetch.flights import Flights, InFlight, in_words
 from aysfs.fetch.modes import ALL, PACKS, PROFILE
 from aysfs.fetch.prefetch import Prefetch, Seen
 from aysfs.limits import Limits
@@ -381,3 +381,29 @@ async def test_what_is_fetched_ahead_over_a_slow_line_makes_no_reader_look_stall
         await trio.sleep(2000)  # all of it has come
         assert not fetcher.in_flight()
     assert store.waited == 0
+
+
+async def test_who_has_just_waited_is_given_a_moment_to_wait_again(
+    autojump_clock: MockClock,
+) -> None:
+    flights = Flights(60, "a test", 16)
+    await flights.calm()
+    assert trio.current_time() == 0
+    flights.press(1)
+    calm = trio.Event()
+
+    async def wait() -> None:
+        await flights.calm()
+        calm.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        for _ in range(3):
+            await trio.sleep(1)
+            flights.press(-1)
+            await trio.sleep(0.015)
+            assert not calm.is_set()
+            flights.press(1)
+        flights.press(-1)
+        ended = trio.current_time()
+    assert trio.current_time() - ended == pytest.approx(0.02)
