@@ -212,3 +212,20 @@ def test_a_list_cannot_name_a_way_out(site: Site, tree: Path, path: str) -> None
     bad.write_text(f"{path}|{'0' * 32}|1\n")
     with pytest.raises(DaemonFailed, match=r"evil\.flist:1: "):
         site.mount(str(bad))
+
+
+@pytest.mark.parametrize("count", [10, 20_000], ids=["short", "long"])
+def test_a_list_of_any_length_is_compiled_and_a_bad_line_of_it_named(
+    site: Site, tree: Path, count: int
+) -> None:
+    """A short one is compiled in the daemon, a long one beside it."""
+    site.push(tree)
+    text = "".join(f"/opt/test/{number}|{'0' * 32}|1\n" for number in range(count))
+    listed = site.root / "long.flist"
+    listed.write_text(text + "/opt/test/x|short|1\n")
+    with pytest.raises(DaemonFailed, match=rf"long\.flist:{count + 1}: "):
+        site.mount(str(listed))
+    listed.write_text(text)
+    site.mount(str(listed))
+    assert len(os.listdir(site.point)) == count
+    site.umount()

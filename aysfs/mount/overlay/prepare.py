@@ -1,7 +1,7 @@
 """From the names of lists to open tree images, for the daemon.
 
 A list that was compiled before is only hashed. Of another the image is taken from a store that is
-trusted for that, or compiled in a process of its own.
+trusted for that, or compiled: a short one here, a long one in a process of its own.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import trio
 
+from aysfs.cache.compile import compile_list
 from aysfs.cache.images import CachedImage, ImageCache
 from aysfs.cache.list_key import ListKey
 from aysfs.errors import BadConfig, CacheUnusable, ExitCode, MountFailed, PathMissing, StoreTrouble
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 _PYTHON = (sys.executable, "-P", "-m")
 _COMPILER = "aysfs.mount.overlay.compile"
 _CLASHING = "aysfs.mount.overlay.clashing"
+# Bytes of a list: some 20 ms of work, where the start of a process takes 80 to 100.
+_SHORT = 256 << 10
 
 
 async def prepare(
@@ -109,16 +112,28 @@ class _Found:
 
     async def complete(self, images: ImageCache, options: MountOptions) -> None:
         """Have the image."""
-        if self._copy is not None and isinstance(self._ref, ServiceName):
-            size = self._copy.stat().st_size
-            self._image = await trust.take_trusted(images, self._key, size, self._ref, options)
-        if self._copy is not None and self._image is None:
-            path = str(self._copy)
-            work = Work(options.cache, path, self.source, self._key.sha256, self._key.mtime_ns)
-            await _compile(work)
-            self._image = await trio.to_thread.run_sync(images.find, self._key)
+        if self._copy is not None:
+            self._image = await self._made(images, options, self._copy)
         if self._image is None:
             raise CacheUnusable(f"{images.folder}: the image of {self.source} is gone already")
+
+    async def _made(
+        self, images: ImageCache, options: MountOptions, copy: Path
+    ) -> CachedImage | None:
+        size, image = copy.stat().st_size, None
+        if isinstance(self._ref, ServiceName):
+            image = await trust.take_trusted(images, self._key, size, self._ref, options)
+        if image is None and size <= _SHORT:
+            return await trio.to_thread.run_sync(self._compile_here, images, copy)
+        if image is None:
+            key = self._key
+            await _compile(Work(options.cache, str(copy), self.source, key.sha256, key.mtime_ns))
+            image = await trio.to_thread.run_sync(images.find, key)
+        return image
+
+    def _compile_here(self, images: ImageCache, copy: Path) -> CachedImage:
+        with copy.open("rb") as file:
+            return compile_list(images, self._key, file, self.source)
 
     def shown(self, options: MountOptions) -> ShownList:
         """The list as a plan has it."""
