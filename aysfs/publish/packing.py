@@ -1,8 +1,9 @@
 """The making of packs: blobs and their frames in, packs out, sent while the next are made.
 
-Serves ``packs``. Owns what is in memory meanwhile: a few packs, and of a large one, as the start
-pack may be, only its file. It asks for no frame of a blob whose pack is
-there from before, as the lengths of frames, which say where packs end, are known of the index.
+Serves ``packs``, and ``hints`` with the size of batches. Owns what is in memory meanwhile: a few
+packs, and of a large one, as the start pack may be, only its file. It asks for no frame of a blob
+whose pack is there from before, as the lengths of frames, which say where packs end, are known of
+the index.
 """
 
 import tempfile
@@ -43,9 +44,16 @@ def no_step(_phase: str, _done: int, _of: int) -> None:
 class Before:
     """The packs that were published before, as far as every store has them."""
 
-    def __init__(self, index: PackIndex, lacking: set[Digest]) -> None:
+    def __init__(self, list_sha256: str, index: PackIndex, lacking: set[Digest]) -> None:
+        """``index`` of the packs of this list, of which a store is ``lacking`` some."""
+        self._list_sha256 = list_sha256
         self._index = index
         self._lacking = lacking
+
+    def referring(self, list_sha256: str) -> PackIndex | None:
+        """The index, when it is of just this list and tells of the references of blobs."""
+        same = self._list_sha256 == list_sha256 and self._index.has_references
+        return self._index if same else None
 
     def stored(self, digest: Digest, size: int) -> int | None:
         """How long the frame of a blob was."""
@@ -109,8 +117,8 @@ class Maker:
         self._files: dict[Digest, BinaryIO] = {}  # of packs that are not sent yet
         self._outbox, self._inbox = trio.open_memory_channel[BlobSource](_AHEAD)
 
-    async def run(self, start: Sequence[Blob], rest: Sequence[Blob]) -> PackIndex:
-        """The index of all packs, which every store has by then."""
+    async def run(self, start: Sequence[Blob], rest: Sequence[Blob]) -> list[Pack]:
+        """All packs, which every store has by then. The first is the start pack, if any is."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_all)
@@ -124,7 +132,7 @@ class Maker:
         finally:
             for file in self._files.values():
                 file.close()
-        return PackIndex.join(self._packs, has_start=bool(start))
+        return self._packs
 
     async def _send_all(self) -> None:
         async with self._inbox:
@@ -152,7 +160,7 @@ class Maker:
             file = unfinished.enter_context(_unnamed_file())
             held = Columns()
             file.seek(head_size(len(blobs)))
-            for batch in _batches(blobs):
+            for batch in in_batches(blobs):
                 frames = await self._frames.frames(batch)
                 for (digest, size), frame in zip(batch, frames, strict=True):
                     held.append(Entry(digest, size, len(frame)))
@@ -172,7 +180,7 @@ class Maker:
     async def _tail(self, blobs: Sequence[Blob]) -> None:
         """Tail packs; what is left of the blobs when there are as many as an index takes."""
         pack = _Open()
-        for batch in _batches(blobs):
+        for batch in in_batches(blobs):
             for blob, stored, frame in await self._look(batch):
                 if not goes_in(pack.held, stored):
                     await self._close(pack)
@@ -206,7 +214,7 @@ class Maker:
             self._packs.append(same)
             return
         lacking = [at for at, frame in enumerate(pack.frames) if frame is None]
-        for some in _batches([pack.blobs[at] for at in lacking]):
+        for some in in_batches([pack.blobs[at] for at in lacking]):
             for frame in await self._frames.frames(some):
                 pack.frames[lacking.pop(0)] = frame
         await self._take(*await trio.to_thread.run_sync(_whole, pack))
@@ -219,7 +227,8 @@ class Maker:
         self._step("packs", self.done, self._size)
 
 
-def _batches(blobs: Iterable[Blob]) -> Iterator[list[Blob]]:
+def in_batches(blobs: Iterable[Blob]) -> Iterator[list[Blob]]:
+    """As many of them as are asked of a source at once; of large ones it is one alone."""
     batch: list[Blob] = []
     held = 0
     for blob in blobs:

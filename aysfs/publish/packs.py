@@ -1,25 +1,30 @@
 """The packs of a list that is about to be published, or is: made, and sent where they are lacking.
 
 Serves ``push``, builds and ``store pack``. What the profile of the service names comes first, in
-the start pack; the rest follows by directory. Packs that the store has of the list before are
-found by the digests in them, and neither read nor made nor sent again.
+the start pack, or else what its programs are likely to read; the rest follows by directory. Packs
+that the store has of the list before are found by the digests in them, and neither read nor made
+nor sent again.
 """
 
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import trio
 
 from aysfs.digest import Digest
 from aysfs.errors import BadProfile, BlobMissing, Corrupt, PackDamaged, StoreTrouble
+from aysfs.flist.entry import Entry
 from aysfs.flist.text import FlistReader
 from aysfs.names import ServiceName
+from aysfs.pack import PackIndex
 from aysfs.pack.cut import Blob, in_order
 from aysfs.pack.format import MAX_COUNT
 from aysfs.pack.index import MAX_BLOBS
 from aysfs.publish.frames import Frames, FramesOfStore
+from aysfs.publish.hints import Entries, find_hints, hints_of
 from aysfs.publish.image import sha256_of
 from aysfs.publish.packing import Before, Maker, Step, no_step
 from aysfs.publish.put import put_missing
@@ -61,23 +66,31 @@ async def send_packs(
     claims: Sequence[Claim],
     name: ServiceName,
     list_sha256: str,
-    blobs: Sequence[Blob],
+    entries: Entries,
     frames: Frames,
     *,
     anew: bool = False,
     step: Step = no_step,
 ) -> tuple[PublishedPacks, PackReport]:
-    """Let every store have packs of these blobs, which come ``in_order``; what their note says.
+    """Let every store have packs of the blobs of this list; what their note says.
 
     Packs that were published under the name are used again as far as they hold the same blobs,
-    be it that they lie or are damaged: with ``anew`` all are made and sent again.
+    be it that they lie or are damaged: with ``anew`` all are made and sent again. So are the
+    references in their index when they are of the same list.
     """
+    blobs = (await trio.to_thread.run_sync(lambda: in_order(entries())))[:MAX_BLOBS]
     wanted = await _wanted(claims[0].store, name)
-    start, rest = _split(blobs, wanted)
     before = None if anew else await _before(claims, name)
-    size = sum(size for _, size in (*start, *rest))
-    maker = Maker(claims, frames, before, step, size, again=anew)
-    index = await maker.run(start, rest)
+    again = before.referring(list_sha256) if before is not None else None
+    if again is not None:
+        hints = await trio.to_thread.run_sync(hints_of, again)
+    else:
+        hints = await find_hints(entries, dict(blobs), frames, step)
+    start, rest = _split(blobs, hints.start if wanted is None else wanted)
+    maker = Maker(claims, frames, before, step, sum(size for _, size in blobs), again=anew)
+    packs = await maker.run(start, rest)
+    join = partial(PackIndex.join, has_start=bool(start), references=hints.references)
+    index = await trio.to_thread.run_sync(join, packs)
     found, data = published(list_sha256, index)
     await put_missing(claims, [BlobSource.of(found.index.digest, data)], again=anew)
     report = PackReport(
@@ -105,39 +118,41 @@ async def add_packs(
     with opened.file:
         data = await trio.to_thread.run_sync(opened.file.read)
     sha256 = sha256_of([data])
-    blobs = await trio.to_thread.run_sync(_blobs_in, data, opened.source)
+    entries = partial(_entries, data, opened.source)
     async with Claim(store, waiting=waiting) as claim:
-        frames = FramesOfStore(store)
-        made, report = await send_packs([claim], name, sha256, blobs, frames, anew=anew, step=step)
+        with FramesOfStore(store) as frames:
+            made, report = await send_packs(
+                [claim], name, sha256, entries, frames, anew=anew, step=step
+            )
         await keep_packs(claim, name, sha256, made)
     return report
 
 
-def _blobs_in(data: bytes, source: str) -> list[Blob]:
-    return in_order(FlistReader(io.BytesIO(data), source=source, mtime_ns=0, resolve=_nobody))
+def _entries(data: bytes, source: str) -> Iterable[Entry]:
+    return FlistReader(io.BytesIO(data), source=source, mtime_ns=0, resolve=_nobody)
 
 
 def _nobody(_what: str, _name: bytes) -> None:
     """Owners do not matter here: none is looked up."""
 
 
-async def _wanted(store: Store, name: ServiceName) -> list[Digest]:
-    """What a start reads, in its order; nothing where that is not known."""
+async def _wanted(store: Store, name: ServiceName) -> list[Digest] | None:
+    """What a start reads, in its order; None where nobody recorded one."""
     try:
         profile = await read_profile(store, name)
     except BadProfile as error:
         log.warning("%s, so there is no start pack", error)
         return []
-    return [one.digest for one in profile.reads] if profile is not None else []
+    return [one.digest for one in profile.reads] if profile is not None else None
 
 
 def _split(blobs: Sequence[Blob], wanted: Sequence[Digest]) -> tuple[list[Blob], list[Blob]]:
-    """What goes into the start pack, as it is wanted, and the rest; no more than an index takes."""
-    sizes = dict(blobs[:MAX_BLOBS])
+    """What goes into the start pack, as it is wanted, and the rest."""
+    sizes = dict(blobs)
     start = {digest: sizes[digest] for digest in wanted if digest in sizes}
     first = list(start.items())[:MAX_COUNT]
     taken = {digest for digest, _ in first}
-    return first, [one for one in blobs[:MAX_BLOBS] if one[0] not in taken]
+    return first, [one for one in blobs if one[0] not in taken]
 
 
 async def _before(claims: Sequence[Claim], name: ServiceName) -> Before | None:
@@ -154,4 +169,4 @@ async def _before(claims: Sequence[Claim], name: ServiceName) -> Before | None:
     lacking: set[Digest] = set()
     for claim in claims:
         lacking |= await claim.missing(packs)
-    return Before(index, lacking)
+    return Before(found.list_sha256, index, lacking)

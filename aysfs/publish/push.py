@@ -7,6 +7,7 @@ nothing of caches of blobs, and leaves the reading of files to ``send``.
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,6 @@ from aysfs.errors import AysfsError
 from aysfs.flist.entry import Entry, Header, Kind
 from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName, published_names
-from aysfs.pack.cut import in_order
 from aysfs.publish.frames import FramesOfFiles
 from aysfs.publish.hash_cache import HashCache
 from aysfs.publish.image import newest, send_image, sha256_of
@@ -92,8 +92,8 @@ async def push(
         made, packed = None, None
         if packs:
             frames = FramesOfFiles({sender.digests[one.key]: one for one in files})
-            blobs = in_order(_entries(files, sender))
-            made, packed = await send_packs([claim], name, sha256, blobs, frames, step=step)
+            entries = partial(_entries, found, sender)
+            made, packed = await send_packs([claim], name, sha256, entries, frames, step=step)
         for one in names:
             await keep_image(claim, one, sha256, new)
             await keep_packs(claim, one, sha256, made)

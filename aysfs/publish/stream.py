@@ -21,7 +21,6 @@ from aysfs.flist.rules import show
 from aysfs.flist.text import write_flist
 from aysfs.limits import LARGE
 from aysfs.names import ServiceName
-from aysfs.pack.cut import in_order
 from aysfs.publish import tar
 from aysfs.publish.batches import HELD, Batches, Filling, Put
 from aysfs.publish.frames import Frames
@@ -240,8 +239,7 @@ async def publish_list(
     new = await send_image(claims, chunks, sha256, newest(entries)) if image else None
     made, packed = None, None
     if frames is not None:
-        blobs = await trio.to_thread.run_sync(in_order, entries)
-        made, packed = await send_packs(claims, name, sha256, blobs, frames)
+        made, packed = await send_packs(claims, name, sha256, lambda: entries, frames)
     for claim in claims:
         await keep_image(claim, name, sha256, new)
         await keep_packs(claim, name, sha256, made)
