@@ -29,7 +29,9 @@ import trio
 import trio.testing
 from hypothesis import settings
 
-pytest.register_assert_rewrite("tests.cancelling", "tests.t2_store.buckets", "tests.t2_store.web")
+pytest.register_assert_rewrite(
+    "tests.cancelling", "tests.list_notes", "tests.t2_store.buckets", "tests.t2_store.web"
+)
 
 ALLOWED_SKIPS: tuple[str, ...] = ()  # regular expressions, matched against the whole reason
 

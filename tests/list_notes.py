@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+import pytest
+
 from aysfs import digest as digests
 from aysfs.digest import Digest
 from aysfs.image import WRITER_VERSION
@@ -34,11 +36,12 @@ class Note(Protocol):
 T = TypeVar("T", bound=Note)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind(Generic[T]):
     """What the store's floor does with one kind of notes.
 
-    ``example`` is a note of ``LIST``, and ``parts`` are all the blobs that it names.
+    ``example`` is a note of ``LIST``, and ``parts`` are all the blobs that it names. ``blobs`` are
+    those of any note, in the order of ``parts``.
     """
 
     name: str
@@ -127,3 +130,8 @@ PACKS = Kind(
 )
 
 KINDS: tuple[Kind[Any], ...] = (IMAGE, PACKS)
+
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+each_part = pytest.mark.parametrize(
+    ("kind", "part"), [pytest.param(kind, part) for kind in KINDS for part in kind.parts], ids=str
+)

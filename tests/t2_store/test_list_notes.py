@@ -12,13 +12,7 @@ from aysfs.names import parse_name
 from aysfs.store.chain import Chain
 from aysfs.store.claims import Claim
 from aysfs.store.memory import MemoryStore
-from tests.list_notes import KINDS, LIST, NAME, OTHER_LIST, Kind
-
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
-each_part = pytest.mark.parametrize(
-    ("kind", "part"), [pytest.param(kind, part) for kind in KINDS for part in kind.parts], ids=str
-)
-
+from tests.list_notes import LIST, NAME, OTHER_LIST, Kind, each_kind, each_part
 
 # --- its bytes ---------------------------------------------------------------------------
 

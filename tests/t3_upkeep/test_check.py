@@ -16,7 +16,7 @@ from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import Store
 from aysfs.upkeep import check as check_module
 from aysfs.upkeep.check import Hurt, Wrong, check
-from tests.t3_upkeep.test_gc import listed
+from tests.t3_upkeep.listed import listed
 
 NAME, OTHER = parse_name("a__b"), parse_name("c__d@1")
 LARGE = bytes(range(256)) * 1000  # not at hand

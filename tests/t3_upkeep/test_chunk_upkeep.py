@@ -12,7 +12,8 @@ from aysfs.store.memory import MemoryStore
 from aysfs.upkeep.check import Hurt, Wrong, check
 from aysfs.upkeep.copy import copy, retag
 from aysfs.upkeep.info import info
-from tests.t3_upkeep.test_gc import HOUR, NOW, entry, listed, store_at, sweep
+from tests.t3_upkeep.listed import entry, listed
+from tests.t3_upkeep.sweeping import HOUR, NOW, store_at, sweep
 
 NAME, OTHER = parse_name("a__b"), parse_name("c__d")
 DATA = bytes(range(251)) * 1000

@@ -17,7 +17,7 @@ from aysfs.store.protocol import Held, Sink, Store
 from aysfs.upkeep import copy as copy_module
 from aysfs.upkeep.check import check
 from aysfs.upkeep.copy import copy, retag
-from tests.t3_upkeep.test_gc import listed
+from tests.t3_upkeep.listed import listed
 
 NAME, TAGGED, OTHER = parse_name("a__b"), parse_name("a__b@1"), parse_name("c__d")
 SOME = [b"%d" % number for number in range(300)]

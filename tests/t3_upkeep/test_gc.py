@@ -14,41 +14,21 @@ from hypothesis import strategies as st
 from aysfs import digest as digests
 from aysfs.digest import Digest
 from aysfs.errors import BadList, StoreTrouble
-from aysfs.flist.entry import Entry, Kind
-from aysfs.flist.text import write_flist
 from aysfs.names import ServiceName, parse_name
 from aysfs.store import claims, layout
 from aysfs.store.claims import GC_NOTE, PUSH_EXPIRY, PUSH_MAGIC, BadClaim
 from aysfs.store.directory import DirectoryStore
 from aysfs.store.faults import Passes
 from aysfs.store.memory import MemoryStore
-from aysfs.store.protocol import OpenList, Store
+from aysfs.store.protocol import OpenList
 from aysfs.upkeep.check import check
 from aysfs.upkeep.gc import Amount, GcReport, gc
 from aysfs.upkeep.info import info
 from aysfs.upkeep.packed import Packed
+from tests.t3_upkeep.listed import listed
+from tests.t3_upkeep.sweeping import HOUR, NOW, store_at, sweep
 
 NAME = parse_name("a__b")
-HOUR = 3600 * 10**9
-NOW = 10**18
-
-
-def entry(path: bytes, data: bytes, *ext: tuple[bytes, bytes]) -> Entry:
-    return Entry(path, Kind.REGULAR, 0o644, 0, 0, len(data), digests.of(data), 0, ext)
-
-
-def listed(*files: bytes) -> bytes:
-    """A list of files with these contents."""
-    entries = [entry(b"/%04d" % number, data) for number, data in enumerate(files)]
-    return b"".join(write_flist(None, entries))
-
-
-def store_at(now_ns: int = NOW) -> MemoryStore:
-    return MemoryStore(clock_ns=lambda: now_ns)
-
-
-async def sweep(store: Store, grace: float = 0) -> GcReport:
-    return await gc(store, grace=grace, delete=True, settle=0)
 
 
 async def test_what_no_list_names_is_deleted_and_counted() -> None:

@@ -8,7 +8,7 @@ from aysfs.store.directory import DirectoryStore
 from aysfs.store.memory import MemoryStore
 from aysfs.upkeep.info import info, read_lists
 from aysfs.upkeep.lists import Facts
-from tests.t3_upkeep.test_gc import listed
+from tests.t3_upkeep.listed import listed
 
 NAME, TAGGED = parse_name("a__b"), parse_name("a__b@1")
 

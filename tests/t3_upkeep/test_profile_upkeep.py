@@ -10,7 +10,7 @@ from aysfs.upkeep.copy import copy, retag
 from aysfs.upkeep.gc import gc
 from aysfs.upkeep.lists import remove_list
 from tests.conftest import ExpectOutput
-from tests.t3_upkeep.test_gc import listed
+from tests.t3_upkeep.listed import listed
 
 NAME = parse_name("a__b")
 TAGGED = NAME._replace(tag="1")
