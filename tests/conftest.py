@@ -30,7 +30,12 @@ import trio.testing
 from hypothesis import settings
 
 pytest.register_assert_rewrite(
-    "tests.cancelling", "tests.list_notes", "tests.t2_store.buckets", "tests.t2_store.web"
+    "tests.cancelling",
+    "tests.list_notes",
+    "tests.t2_store.buckets",
+    "tests.t2_store.web",
+    "tests.t3_upkeep.noted",
+    "tests.t3_upkeep.turns",
 )
 
 ALLOWED_SKIPS: tuple[str, ...] = ()  # regular expressions, matched against the whole reason

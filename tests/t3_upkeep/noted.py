@@ -5,7 +5,7 @@ from typing import Any
 
 from aysfs.digest import Digest
 from aysfs.names import ServiceName
-from aysfs.publish.image import add_image
+from aysfs.publish.image import add_image, sha256_of
 from aysfs.store.memory import MemoryStore
 from aysfs.upkeep.check import Hurt, check
 from tests.list_notes import IMAGE, NAME, PACKS, Kind, T
@@ -35,6 +35,15 @@ async def a_store(kind: Kind[T]) -> tuple[MemoryStore, T]:
     await store.put_list(NAME, [listed(*FILES)])
     await _PUBLISH[kind](store, NAME)
     return store, await kind.found(store)
+
+
+async def is_noted(kind: Kind[Any], store: MemoryStore, name: ServiceName) -> bool:
+    """Whether a store has a note of this very list; what it names must be there."""
+    found = await kind.read(store, name)
+    if found is None or sha256_of([store.published[name][0]]) != found.list_sha256:
+        return False
+    assert not await store.missing(await kind.blobs(store, found))
+    return True
 
 
 async def new_list(store: MemoryStore) -> None:
