@@ -34,6 +34,8 @@ pytest.register_assert_rewrite(
     "tests.list_notes",
     "tests.t2_store.buckets",
     "tests.t2_store.web",
+    "tests.t3_fetch.carrying",
+    "tests.t3_fetch.large_reads",
     "tests.t3_upkeep.noted",
     "tests.t3_upkeep.turns",
 )

@@ -26,7 +26,7 @@ from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import Held, Sink, Store
 from aysfs.tree import Blob
 from tests.packing import many, pack_of, packed, publish
-from tests.t3_fetch.test_carry import follow, has, read_all, serving
+from tests.t3_fetch.carrying import follow, has, read_all, serving
 
 
 class Near(Passes):
