@@ -45,18 +45,20 @@ class Modules:
         self._packages: set[bytes] = set()  # directories with an __init__
         self._roots: dict[bytes, bytes] = {}  # directory -> root
         self._searched: dict[bytes, tuple[bytes, ...]] = {}  # root -> where to look
-        self._add(files)
+        directories = self._add(files)
         self._standard: list[bytes] = []
         self._installed: list[bytes] = []
-        for root in dict.fromkeys(map(self._root, list(self._roots))):
+        for root in dict.fromkeys(map(self._root, directories)):
             if _STANDARD(root):
                 self._standard.append(root)
             elif _PACKAGES(root):
                 self._installed.append(root)
         del self._standard[_MOST_KNOWN:], self._installed[_MOST_KNOWN:]
 
-    def _add(self, files: Iterable[tuple[bytes, int]]) -> None:
-        ranks: dict[bytes, int] = {}
+    def _add(self, files: Iterable[tuple[bytes, int]]) -> Iterable[bytes]:
+        """Take all files; the directories that have modules, each once, in order."""
+        directories: dict[bytes, None] = {}
+        ranks: dict[bytes, int] = {}  # stem -> of what is read
         for path, number in files:
             directory, _, name = path.rpartition(b"/")
             short, _, tag = name.partition(b".")
@@ -68,7 +70,7 @@ class Modules:
                 if directory.endswith(_CACHE):
                     directory = directory[: -len(_CACHE)]
                     rank = _OPTIMIZED if b".opt-" in tag else _COMPILED
-            self._roots.setdefault(directory, b"")
+            directories[directory] = None
             if rank in (_EXTENSION, _COMPILED, _OPTIMIZED) and number != NOTHING:
                 source = directory + b"/" + short + b".py"
                 self._compiled.setdefault(source, []).append(number)
@@ -81,13 +83,14 @@ class Modules:
             if rank < ranks.get(stem, 2 * _NO_PACKAGE):
                 ranks[stem] = rank
                 self._read[stem] = number
+        return directories
 
     def _root(self, directory: bytes) -> bytes:
         """Where the names of a directory's modules begin: the nearest one that is no package."""
         root = self._roots.get(directory)
-        if not root:
+        if root is None:
             root = directory
-            while root in self._packages:
+            while root and root in self._packages:
                 root = root.rpartition(b"/")[0]
             self._roots[directory] = root
         return root
