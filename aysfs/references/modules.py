@@ -13,12 +13,13 @@ from aysfs.references.python import Import
 
 _MOST_KNOWN = 64
 """Directories of the standard library, and as many of installed packages, that are known."""
-_NEAREST = 4
+_NEAREST = 8
 """Of either that many, those nearest to a module, are where it may import from."""
 _MOST_PARTS = 32
 """Parts of a module's name."""
 
 _STANDARD = re.compile(rb"/(?:(?:python|pypy)[23]\.\d+t?|lib-dynload)$").search
+_VERSION = re.compile(rb"/((?:python|pypy)[23]\.\d+t?)(?:/|$)").search
 _PACKAGES = re.compile(rb"/(?:site|dist)-packages$").search
 _INTERPRETER = re.compile(rb"(?:lib)?(python3(?:\.\d+)?)[a-z]*(?:\.so[.\d]*)?").fullmatch
 _START = (b"encodings", b"encodings/aliases", b"encodings/utf_8", b"site")
@@ -165,9 +166,17 @@ def _above(directory: bytes, levels: int) -> bytes:
 
 
 def _nearest(place: bytes, directories: list[bytes]) -> list[bytes]:
-    """Those that have most parts of their paths in common with the place, most first."""
+    """Those of the place's own version of Python first, then by the steps from one to the other."""
     parts = place.split(b"/")
-    return sorted(directories, key=lambda one: -_in_common(parts, one.split(b"/")))[:_NEAREST]
+    version = _VERSION(place)
+
+    def far(one: bytes) -> tuple[bool, int]:
+        theirs = one.split(b"/")
+        other = _VERSION(one)
+        same = version is None or other is None or version[1] == other[1]
+        return not same, len(theirs) - 2 * _in_common(parts, theirs)
+
+    return sorted(directories, key=far)[:_NEAREST]
 
 
 def _in_common(one: Sequence[bytes], other: Sequence[bytes]) -> int:

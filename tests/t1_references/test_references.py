@@ -112,6 +112,26 @@ def test_modules_are_looked_for_beside_the_package_then_in_the_nearest_library()
     assert b"/test/own.py" not in tree.of(b"/app/main.py")
 
 
+def test_of_several_pythons_the_nearest_and_one_of_the_same_version_counts() -> None:
+    tree = Tree(
+        {
+            b"/opt/own/lib/python3.12/site-packages/a.py": b"import os #",
+            b"/usr/bin/tool": b"#!/usr/bin/python3\nimport os, a",
+            b"/usr/lib/bundle/lib/python3.11/os.py": b"# os of a bundle",
+            b"/usr/lib/bundle/lib/python3.11/site-packages/a.py": b"import os # of a bundle",
+            b"/usr/lib/python3.11/os.py": b"# os of 3.11",
+            b"/usr/lib/python3.12/os.py": b"# os of 3.12",
+            b"/usr/lib/python3/dist-packages/a.py": b"import os # of Debian",
+        }
+    )
+    bundle = b"/usr/lib/bundle/lib/python3.11"
+    assert tree.of(bundle + b"/site-packages/a.py") == [bundle + b"/os.py"]
+    assert tree.of(b"/usr/lib/python3/dist-packages/a.py") == [b"/usr/lib/python3.11/os.py"]
+    assert tree.of(b"/opt/own/lib/python3.12/site-packages/a.py") == [b"/usr/lib/python3.12/os.py"]
+    expected = [b"/usr/lib/python3.11/os.py", b"/usr/lib/python3/dist-packages/a.py"]
+    assert tree.of(b"/usr/bin/tool") == expected
+
+
 def test_a_directory_without_an_init_may_lie_between() -> None:
     tree = Tree(
         {
