@@ -13,12 +13,13 @@ from aysfs.references.python import Import
 
 _MOST_KNOWN = 64
 """Directories of the standard library, and as many of installed packages, that are known."""
-_NEAREST = 4
+_NEAREST = 8
 """Of either that many, those nearest to a module, are where it may import from."""
 _MOST_PARTS = 32
 """Parts of a module's name."""
 
 _STANDARD = re.compile(rb"/(?:(?:python|pypy)[23]\.\d+t?|lib-dynload)$").search
+_VERSION = re.compile(rb"/((?:python|pypy)[23]\.\d+t?)(?:/|$)").search
 _PACKAGES = re.compile(rb"/(?:site|dist)-packages$").search
 _INTERPRETER = re.compile(rb"(?:lib)?(python3(?:\.\d+)?)[a-z]*(?:\.so[.\d]*)?").fullmatch
 _START = (b"encodings", b"encodings/aliases", b"encodings/utf_8", b"site")
@@ -45,18 +46,20 @@ class Modules:
         self._packages: set[bytes] = set()  # directories with an __init__
         self._roots: dict[bytes, bytes] = {}  # directory -> root
         self._searched: dict[bytes, tuple[bytes, ...]] = {}  # root -> where to look
-        self._add(files)
+        directories = self._add(files)
         self._standard: list[bytes] = []
         self._installed: list[bytes] = []
-        for root in dict.fromkeys(map(self._root, list(self._roots))):
+        for root in dict.fromkeys(map(self._root, directories)):
             if _STANDARD(root):
                 self._standard.append(root)
             elif _PACKAGES(root):
                 self._installed.append(root)
         del self._standard[_MOST_KNOWN:], self._installed[_MOST_KNOWN:]
 
-    def _add(self, files: Iterable[tuple[bytes, int]]) -> None:
-        ranks: dict[bytes, int] = {}
+    def _add(self, files: Iterable[tuple[bytes, int]]) -> Iterable[bytes]:
+        """Take all files; the directories that have modules, each once, in order."""
+        directories: dict[bytes, None] = {}
+        ranks: dict[bytes, int] = {}  # stem -> of what is read
         for path, number in files:
             directory, _, name = path.rpartition(b"/")
             short, _, tag = name.partition(b".")
@@ -68,7 +71,7 @@ class Modules:
                 if directory.endswith(_CACHE):
                     directory = directory[: -len(_CACHE)]
                     rank = _OPTIMIZED if b".opt-" in tag else _COMPILED
-            self._roots.setdefault(directory, b"")
+            directories[directory] = None
             if rank in (_EXTENSION, _COMPILED, _OPTIMIZED) and number != NOTHING:
                 source = directory + b"/" + short + b".py"
                 self._compiled.setdefault(source, []).append(number)
@@ -81,13 +84,14 @@ class Modules:
             if rank < ranks.get(stem, 2 * _NO_PACKAGE):
                 ranks[stem] = rank
                 self._read[stem] = number
+        return directories
 
     def _root(self, directory: bytes) -> bytes:
         """Where the names of a directory's modules begin: the nearest one that is no package."""
         root = self._roots.get(directory)
-        if not root:
+        if root is None:
             root = directory
-            while root in self._packages:
+            while root and root in self._packages:
                 root = root.rpartition(b"/")[0]
             self._roots[directory] = root
         return root
@@ -162,9 +166,17 @@ def _above(directory: bytes, levels: int) -> bytes:
 
 
 def _nearest(place: bytes, directories: list[bytes]) -> list[bytes]:
-    """Those that have most parts of their paths in common with the place, most first."""
+    """Those of the place's own version of Python first, then by the steps from one to the other."""
     parts = place.split(b"/")
-    return sorted(directories, key=lambda one: -_in_common(parts, one.split(b"/")))[:_NEAREST]
+    version = _VERSION(place)
+
+    def far(one: bytes) -> tuple[bool, int]:
+        theirs = one.split(b"/")
+        other = _VERSION(one)
+        same = version is None or other is None or version[1] == other[1]
+        return not same, len(theirs) - 2 * _in_common(parts, theirs)
+
+    return sorted(directories, key=far)[:_NEAREST]
 
 
 def _in_common(one: Sequence[bytes], other: Sequence[bytes]) -> int:

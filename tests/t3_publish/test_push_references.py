@@ -27,6 +27,7 @@ from aysfs.store.protocol import BlobSource, Sink
 from aysfs.upkeep.check import check
 from aysfs.upkeep.copy import copy, retag
 from aysfs.upkeep.gc import gc
+from tests.cancelling import Cut, at_every_await, threads_ended
 
 NAME, OTHER = parse_name("a__b"), parse_name("c__d")
 MODULES = {
@@ -53,23 +54,19 @@ def tree(tmp_path: Path) -> Path:
 def program(tree: Path) -> tuple[Path, Path, Path]:
     """A real program in the tree, its library and its loader, beside the modules."""
     (tree / "bin").mkdir()
-    made = []
-    for source, name in zip(("/bin/true", *mapped()), ("true", "libc.so.6", LOADER), strict=True):
-        made.append(tree / ("bin" if name == "true" else "lib") / name)
-        made[-1].write_bytes(Path(source).read_bytes())
-        made[-1].chmod(0o755)
-    return made[0], made[1], made[2]
+    libc, loader = mapped("libc.so"), mapped("ld-linux")
+    copies = tree / "bin/true", tree / "lib" / libc.name, tree / "lib" / loader.name
+    for source, target in zip((Path("/bin/true"), libc, loader), copies, strict=True):
+        target.write_bytes(source.read_bytes())
+        target.chmod(0o755)
+    return copies
 
 
-LOADER = "ld-linux-x86-64.so.2"
-
-
-def mapped() -> tuple[str, str]:
-    """The C library of this process, and its loader."""
-    maps = Path("/proc/self/maps").read_text()
-    found = [re.search(rf"\S*/{re.escape(one)}$", maps, re.MULTILINE) for one in ("libc.so.6",)]
-    assert found[0] is not None
-    return found[0][0], f"/lib64/{LOADER}"
+def mapped(name: str) -> Path:
+    """A library of this process."""
+    found = re.search(rf"/\S*/{re.escape(name)}[^/\n]*$", Path("/proc/self/maps").read_text(), re.M)
+    assert found is not None
+    return Path(found[0])
 
 
 async def index_in(store: MemoryStore, name: ServiceName = NAME) -> PackIndex:
@@ -315,6 +312,27 @@ async def test_tag_copy_and_gc_keep_references(tree: Path) -> None:
         assert all_of(await index_in(one)) == expected
     for tag in ("1", "2"):
         assert all_of(await index_in(store, NAME._replace(tag=tag))) == expected
+
+
+async def test_packing_what_is_in_a_store_can_be_cut_anywhere(tree: Path, no_leaks: None) -> None:
+    """There are packs that are whole, or none; and no file and no thread is left."""
+    notes = set()
+    pushed = MemoryStore()
+    await push(tree, NAME, pushed)
+
+    async def attempt(cut_here: Cut) -> None:
+        store = MemoryStore()
+        store.blobs.update(pushed.blobs)
+        await store.put_list(NAME, [pushed.published[NAME][0]])
+        await cut_here.during(lambda: add_packs(store, NAME))
+        await threads_ended()
+        packed = await read_packs(store, NAME)
+        notes.add(packed is not None)
+        if packed is not None:
+            assert (await check(store, deep=True)).damage == []
+
+    assert await at_every_await(attempt) > 20
+    assert notes == {False, True}
 
 
 # --- where contents come from ------------------------------------------------------------
