@@ -50,7 +50,7 @@ _REFUSED = {"rw", "remount", "bind"}
 @click.option(
     "--prefetch",
     type=click.Choice(MODES),
-    help="What is fetched before anybody asks (AYSFS_PREFETCH); the start profile by default.",
+    help="What is fetched before anybody asks (AYSFS_PREFETCH); by default what a start reads.",
 )
 @click.option(
     "--prefetch-rate", metavar="SIZE", help="Bytes a second of that, at most (AYSFS_PREFETCH_RATE)."

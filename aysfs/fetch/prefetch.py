@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Blobs = Callable[[], Iterator[Blob]]
 """Each blob of what is shown."""
 
-_START = "start profile"
+_START, _PROFILE = "start pack", "profile"
 _SINGLES = 8  # blobs of a profile at once: half of the crew is left for readers
 _AT_ONCE = 256  # blobs that are looked at before others may run
 
@@ -156,7 +156,7 @@ class Prefetch:
         if profile is not None:
             order = [one.digest for one in profile.reads]
             found = await self._found(set(order))
-            going = self._told(f"{service.name}: {_START}")
+            going = self._told(f"{service.name}: {_PROFILE}")
             blobs = (found[digest] for digest in order if digest in found)
             await ahead.fetch_singly(blobs, going, _SINGLES)
 

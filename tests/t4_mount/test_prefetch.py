@@ -69,7 +69,7 @@ def gets(web: Nginx) -> list[str]:
 def test_the_start_pack_is_there_before_anybody_asks(site: Site, web: Nginx) -> None:
     index = packs(site)
     site.mount(store=(web.url,))
-    is_fetched(site, "start profile")
+    is_fetched(site, "start pack")
     before = len(gets(web))
     for data in START:
         assert path_of(site, data).read_bytes() == data
@@ -84,7 +84,7 @@ def test_the_start_pack_is_there_before_anybody_asks(site: Site, web: Nginx) -> 
 def test_all_of_it_comes_by_itself(site: Site, web: Nginx) -> None:
     packs(site)
     site.mount(store=(web.url,), prefetch="all")
-    is_fetched(site, "start profile", "all of it", "what is in no pack")
+    is_fetched(site, "start pack", "all of it", "what is in no pack")
     web.stop()
     for data in FILES:
         assert path_of(site, data).read_bytes() == data
@@ -123,13 +123,13 @@ def test_packs_of_another_list_are_not_used(site: Site, web: Nginx) -> None:
 def test_a_reload_goes_on_with_the_newer_packs(site: Site, web: Nginx, tmp_path: Path) -> None:
     packs(site)
     site.mount(store=(web.url,))
-    is_fetched(site, "start profile")
+    is_fetched(site, "start pack")
     new = os.urandom(5000)
     (tmp_path / "tree" / "new").write_bytes(new)
     site.push(tmp_path / "tree")
     trio.run(partial(publish, site.store, parse_name("test"), [[new], REST], has_start=True))
     assert site.ask("reload")["changed"]
-    is_fetched(site, "start profile")
+    is_fetched(site, "start pack")
     before = len(gets(web))
     assert (site.point / "new").read_bytes() == new
     assert len(gets(web)) == before
@@ -161,7 +161,7 @@ def test_a_server_without_ranges_gives_whole_packs_ahead_and_blobs_on_demand(
     web.config = web.config.replace("listen", "max_ranges 0; listen", 1)
     web.start()
     site.mount(store=(web.url,))
-    is_fetched(site, "start profile")
+    is_fetched(site, "start pack")
     for data in FILES:
         assert path_of(site, data).read_bytes() == data
     site.umount()
@@ -177,7 +177,7 @@ def test_a_profile_counts_without_packs_too(site: Site, web: Nginx) -> None:
     reads = [nobodys, *(Read(digests.of(one), len(one) + 1, 1) for one in START)]  # of old sizes
     trio.run(write_profile, site.store, parse_name("test"), of_runs([reads]))
     site.mount(store=(web.url,))
-    is_fetched(site, "start profile")
+    is_fetched(site, "profile")
     assert sorted(gets(web)) == sorted(digests.of(one).hex() for one in START)
     web.stop()
     for data in START:
