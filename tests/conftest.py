@@ -36,6 +36,7 @@ pytest.register_assert_rewrite(
     "tests.t2_store.web",
     "tests.t3_fetch.carrying",
     "tests.t3_fetch.large_reads",
+    "tests.t3_publish.packs_pushed",
     "tests.t3_upkeep.noted",
     "tests.t3_upkeep.turns",
 )

@@ -1,4 +1,7 @@
-"""The image that a push publishes: the one that this host would have made."""
+"""The image that a push publishes: the one that this host would have made.
+
+test_push_list_notes.py asks the rest of every kind of notes.
+"""
 
 import hashlib
 import io
@@ -8,7 +11,7 @@ import pytest
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import ImageRefused, StoreTrouble
+from aysfs.errors import ImageRefused
 from aysfs.flist.entry import Entry, Kind
 from aysfs.flist.text import write_flist
 from aysfs.image import DigestIndex, ImageTree, write_image
@@ -17,7 +20,6 @@ from aysfs.names import ServiceName, parse_name
 from aysfs.publish.image import add_image
 from aysfs.publish.push import push
 from aysfs.store.chain import Chain
-from aysfs.store.faults import Passes
 from aysfs.store.memory import MemoryStore
 from aysfs.store.tree_image import PublishedImage, read_image
 
@@ -60,74 +62,6 @@ async def test_the_image_is_that_of_the_list(tree: Path, no_leaks: None) -> None
     shown = ImageTree(image.getvalue(), source="image", base=b"/opt/b")
     assert [one.name for one in shown.listing(shown.resolve(b"/"))] == [b"file", b"link", b"sub"]
     assert DigestIndex(index.getvalue()).find(digests.of(b"content")) is not None
-
-
-async def test_the_same_tree_gives_the_same_image(tree: Path) -> None:
-    first, second = MemoryStore(clock_ns=lambda: 1), MemoryStore(clock_ns=lambda: 2)
-    for store in (first, second):
-        await push(tree, NAME, store, base=b"/opt/b", image=True)
-    assert (first.blobs, first.noted) == (second.blobs, second.noted)
-
-
-async def test_a_tag_has_the_image_too(tree: Path) -> None:
-    store = Chain([MemoryStore(), MemoryStore()])
-    await push(tree, NAME, store, tag="1", image=True)
-    for one in store.stores:
-        assert await read_image(one, NAME) == await read_image(one, TAGGED) is not None
-
-
-async def test_a_push_without_image_withdraws_that_of_another_list(tree: Path) -> None:
-    store = MemoryStore()
-    await push(tree, NAME, store, tag="1", image=True)
-    await push(tree, NAME, store)
-    assert await read_image(store, NAME) is not None  # the list is the same
-    (tree / "new").write_bytes(b"new")
-    await push(tree, NAME, store)
-    assert await read_image(store, NAME) is None
-    assert await read_image(store, TAGGED) is not None
-
-
-class ImageLast(Passes):
-    """Sees that both blobs are there before the note, and the note before the list."""
-
-    def __init__(self, memory: MemoryStore) -> None:
-        super().__init__(memory)
-        self._memory = memory
-        self.order: list[str] = []
-
-    async def write_note(self, name: str, data: bytes) -> None:
-        await super().write_note(name, data)
-        if name.endswith(".image"):
-            found = await image_in(self._memory)
-            assert not await self._memory.missing(found.blobs)
-            self.order.append("note")
-
-    async def put_list(self, name: ServiceName, chunks: object) -> None:
-        await super().put_list(name, chunks)  # type: ignore[arg-type]  # passed on as it came
-        self.order.append("list")
-
-
-async def test_blobs_come_before_the_note_and_the_note_before_the_list(tree: Path) -> None:
-    store = ImageLast(MemoryStore())
-    await push(tree, NAME, store, image=True)
-    assert store.order == ["note", "list"]
-
-
-class NoRoom(Passes):
-    """Takes no blob as large as an image."""
-
-    async def put_many(self, sources: object) -> None:
-        if any(one.size >= 4096 for one in sources):  # type: ignore[attr-defined]  # BlobSources
-            raise StoreTrouble("full")
-        await super().put_many(sources)  # type: ignore[arg-type]  # passed on as it came
-
-
-async def test_an_image_that_does_not_fit_publishes_nothing(tree: Path) -> None:
-    memory = MemoryStore()
-    with pytest.raises(StoreTrouble, match="full"):
-        await push(tree, NAME, NoRoom(memory), image=True)
-    assert memory.published == {}
-    assert memory.noted == {}
 
 
 async def list_in(store: MemoryStore, *entries: Entry) -> None:
