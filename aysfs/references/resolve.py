@@ -111,9 +111,11 @@ class References:
         if runs_it is not None:
             program = run_by(runs_it, self._paths)
             self._keep(self._linked, number, () if program is None else (program,))
-        if (runs_it is not None and b"python" in runs_it.program) or paths[0].endswith(b".py"):
+        is_python = runs_it is not None and b"python" in runs_it.program
+        modules = [path for path in paths if is_python or path.endswith(b".py")]
+        if modules:
             found = imports(data)
-            for path in paths:
+            for path in modules:
                 self._read_module(number, path, tuple(self._modules.imported(found, path)))
 
     def _read_module(self, number: int, path: bytes, found: tuple[int, ...]) -> None:
