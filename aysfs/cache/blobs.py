@@ -71,6 +71,10 @@ class Cache:
             raise CacheUnusable(f"the cache {root} cannot be used: {error.strerror}") from error
         self._tmp = str(self.usage.directory)
         self._numbers = itertools.count(1)  # of files in tmp/; one step, whichever thread asks
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Clear away, and count, what processes left that were killed. Waits for the disk."""
         if self.usage.sweep():
             self.recount()
 

@@ -17,6 +17,7 @@ from aysfs.cli.render import note
 from aysfs.errors import CacheUnusable, StoreTrouble, first_of
 from aysfs.fetch.fetcher import Fetcher, open_fetcher
 from aysfs.fetch.prefetch import Prefetch
+from aysfs.fetch.workers import FOR_A_COMMAND
 from aysfs.flist import Entry
 from aysfs.load import ListInfo, Loaded, Shown, load_entry, load_tree, load_view
 from aysfs.store.open import open_stores, side_by_side
@@ -123,7 +124,13 @@ async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
         store = open_stores(settings.store, namespace=settings.namespace)
         stack.push_async_callback(store.aclose)
         fetcher = await stack.enter_async_context(
-            open_fetcher(cache, store, deadline=settings.deadline, parallel=side_by_side(store))
+            open_fetcher(
+                cache,
+                store,
+                deadline=settings.deadline,
+                parallel=side_by_side(store),
+                processes=FOR_A_COMMAND,
+            )
         )
         stack.push_async_callback(_flush, cache, fetcher)
         yield fetcher

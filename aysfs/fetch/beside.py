@@ -18,6 +18,7 @@ from aysfs.pack.index import PackIndex
 
 _SIDE_BY_SIDE = 6  # requests at once
 _MOST = 64  # ways that are remembered
+_YIELDS = 0.005  # seconds for which the next request waits for a miss: on a fast line that is all
 
 
 class Way(Protocol):
@@ -42,11 +43,16 @@ class Beside:
         self,
         turn: Callable[[], AbstractAsyncContextManager[None]],
         carry: Callable[[Segment], Awaitable[Carried]],
+        calm: Callable[[], Awaitable[None]],
         nursery: trio.Nursery,
     ) -> None:
-        """``turn`` is entered before a segment is planned, which ``carry`` brings."""
+        """``turn`` is entered before a segment is planned, which ``carry`` brings.
+
+        ``calm`` waits until no reader waits for a miss.
+        """
         self._turn = turn
         self._carry = carry
+        self._calm = calm
         self._nursery = nursery
         self._ways: deque[Way] = deque(maxlen=_MOST)  # the newest is the last
         self._pace = Pace()
@@ -69,6 +75,8 @@ class Beside:
     async def _work(self) -> None:
         try:
             while self._newest() is not None:
+                with trio.move_on_after(_YIELDS):
+                    await self._calm()
                 async with self._turn():
                     await self._bring_some()
         finally:

@@ -10,23 +10,25 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import Enum
 from typing import BinaryIO, NamedTuple, Protocol
 
 import trio
 
 from aysfs.cache.blobs import Cache
-from aysfs.cache.eviction import make_room
 from aysfs.errors import AysfsError, Corrupt, NoSpace, first_of
-from aysfs.fetch.segment import Frame, Segment
-from aysfs.pack.expand import expand, expand_to
+from aysfs.fetch.segment import Segment
+from aysfs.fetch.take import Taker
+from aysfs.fetch.workers import WorkerLost, Workers
 from aysfs.store.protocol import Store
 
 _HELD = 8 << 20  # stored bytes in memory; more are in a file without a name
-_STREAMED = 1 << 20  # a blob above it is never in memory as a whole
 _MAKES_WAY = 0.001  # seconds a blob that nobody waits for is late by while readers wait for others
 _AT_ONCE = 32 << 10  # bytes of blobs that are taken in by the event loop: a thread costs more
-_TOGETHER = 32  # blobs that are taken in before those who wait for them, or for others, have a turn
+# Blobs that are taken in before those who wait for them, or for others, have a turn; and that a
+# process beside this one is given at once, which tells of each.
+_TOGETHER, _GIVEN = 32, 256
 
 
 class Outcome(Enum):
@@ -73,8 +75,18 @@ class Party(Protocol):
     def makes_way(self) -> bool:
         """Whether readers wait for something else, and nobody for this."""
 
+    async def calm(self) -> None:
+        """Wait until this need not make way."""
+
     def arrived(self, number: int, arrival: Arrival) -> None:
         """In the event loop, and at most once for each frame."""
+
+
+class Hands(NamedTuple):
+    """Who takes blobs in: processes beside this one, or threads of it."""
+
+    workers: Workers
+    threads: trio.CapacityLimiter
 
 
 class Carry:
@@ -127,7 +139,7 @@ class Carry:
         store: Store,
         cache: Cache,
         party: Party,
-        threads: trio.CapacityLimiter,
+        hands: Hands,
         throttle: Throttle | None = None,
     ) -> None:
         """Have the blobs of all frames in the cache. Raises as ``get`` and ``get_range`` do."""
@@ -135,7 +147,7 @@ class Carry:
         self._bytes = _Held(length) if length <= _HELD else _Filed(cache.nameless_file())
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._take_in_all, cache, party, threads)
+                nursery.start_soon(self._take_in_all, cache, party, hands)
                 await self._receive(store, party, throttle)
                 self._ended = True
                 self._tell()
@@ -163,24 +175,27 @@ class Carry:
         if self._came != length:
             raise Corrupt(f"pack {pack.digest.hex()}: {self._came} bytes came of {length}")
 
-    async def _take_in_all(self, cache: Cache, party: Party, threads: trio.CapacityLimiter) -> None:
+    async def _take_in_all(self, cache: Cache, party: Party, hands: Hands) -> None:
         while True:
             await self._news.wait()
             self._news = trio.Event()
             here = bisect_right(self._ends, self._came)
-            # What a miss waits for is the first, and waits for no others.
-            to = min(here, self._taken + (_TOGETHER if self._taken else 1))
-            if self._ended or to < here:
+            if self._ended or here > self._taken:
                 self._news.set()
-            if to > self._taken:
-                await self._take_in(range(self._taken, to), cache, party, threads)
-                self._taken = to
+            if here > self._taken:
+                await self._take_in_some(here, cache, party, hands)
             elif self._ended:
                 return
 
-    async def _take_in(
-        self, numbers: range, cache: Cache, party: Party, threads: trio.CapacityLimiter
-    ) -> None:
+    async def _take_in_some(self, here: int, cache: Cache, party: Party, hands: Hands) -> None:
+        """Take in some of those before ``here``, by whoever does it best."""
+        given = range(self._taken, min(here, self._taken + _GIVEN))
+        if not any(map(party.is_asked, given)) and hands.workers.are_worth_it(len(given)):
+            with suppress(WorkerLost):
+                await self._give(given, party, hands.workers)
+            return
+        # What a miss waits for is the first, and waits for no others.
+        numbers = given[: _TOGETHER if self._taken else 1]
         size = sum(self.segment.frames[number].size for number in numbers)
         is_quick = size <= _AT_ONCE and not party.makes_way  # which is a sleep
         if is_quick and cache.usage.has_room(size):
@@ -188,10 +203,27 @@ class Carry:
         else:
             # Not abandoned when cancelled: it is over soon, and what it opened would be lost.
             arrivals = await trio.to_thread.run_sync(
-                self._arrivals, numbers, cache, party, limiter=threads
+                self._arrivals, numbers, cache, party, limiter=hands.threads
             )
         for number, arrival in zip(numbers, arrivals, strict=True):
             party.arrived(number, arrival)
+        self._taken = numbers.stop
+
+    async def _give(self, numbers: range, party: Party, workers: Workers) -> None:
+        """Let a process beside this one take them in. WorkerLost; what came until then is taken."""
+        with trio.move_on_after(_MAKES_WAY * len(numbers)):
+            await party.calm()
+        frames = self.segment.frames[numbers.start : numbers.stop]
+        start, end = frames[0].start, frames[-1].start + frames[-1].stored
+        placed = [one._replace(start=one.start - start) for one in frames]
+
+        def told(number: int, error: AysfsError | None) -> None:
+            self._done += 1
+            self._taken += 1
+            party.arrived(numbers[number], Arrival(error=error))
+
+        with self._bytes.part(start, end - start) as part:
+            await workers.take_in(placed, part, told)
 
     def _arrivals(self, numbers: range, cache: Cache, party: Party) -> list[Arrival]:
         arrivals = []
@@ -200,7 +232,7 @@ class Carry:
             if party.makes_way and not party.is_asked(number):
                 time.sleep(_MAKES_WAY)
             try:
-                taker = _Taker(cache, frame, make_way=party.is_asked(number))
+                taker = Taker(cache, frame, make_way=party.is_asked(number))
                 with self._bytes.part(frame.start, frame.stored) as part:
                     arrivals.append(Arrival(taker.take(part, opens=party.is_read(number))))
             except AysfsError as error:
@@ -244,42 +276,3 @@ class _Filed:
 
     def close(self) -> None:
         self._file.close()
-
-
-class _Taker:
-    """Takes one blob in."""
-
-    def __init__(self, cache: Cache, frame: Frame, *, make_way: bool) -> None:
-        self._cache = cache
-        self._frame = frame
-        self._make_way = make_way
-
-    def take(self, part: memoryview, *, opens: bool) -> int | None:
-        """The blob of these stored bytes; a descriptor of it where one ``opens`` it."""
-        digest, size = self._frame.digest, self._frame.size
-        if size <= _STREAMED:
-            data = expand(part, size)
-            reserved = self._reserve(size)
-            if opens:
-                return self._cache.insert(digest, data, reserved=reserved)
-            self._cache.keep(digest, data, reserved=reserved)
-            return None
-        insertion = self._cache.insertion(digest, size, reserved=self._reserve(size))
-        try:
-            expand_to(part, size, insertion.write)
-            if opens:
-                return insertion.commit_and_open()
-            insertion.commit()
-            return None
-        finally:
-            insertion.abort()
-
-    def _reserve(self, size: int) -> bool:
-        """Set room aside, evicting where somebody waits. NoSpace."""
-        try:
-            self._cache.usage.reserve(size)
-        except NoSpace:
-            if not self._make_way:
-                raise
-            make_room(self._cache, size)
-        return True

@@ -26,10 +26,11 @@ from aysfs.errors import (
     StoreTrouble,
 )
 from aysfs.fetch.beside import Beside
-from aysfs.fetch.carry import Arrival, Carried, Carry, Outcome, Throttle
+from aysfs.fetch.carry import Arrival, Carried, Carry, Hands, Outcome, Throttle
 from aysfs.fetch.flights import Flight, Flights
 from aysfs.fetch.planner import Around, Packs
 from aysfs.fetch.segment import Segment
+from aysfs.fetch.workers import Workers
 from aysfs.pack.index import PackIndex
 from aysfs.store.protocol import Store
 
@@ -44,16 +45,23 @@ _SLOWEST_DISK = 10_000_000  # bytes a second that hashing a doubtful entry may b
 class Crew:
     """Brings blobs from a store into a cache."""
 
-    def __init__(self, cache: Cache, store: Store, flights: Flights, nursery: trio.Nursery) -> None:
-        """What is fetched beside misses runs in ``nursery``."""
+    def __init__(
+        self,
+        cache: Cache,
+        store: Store,
+        flights: Flights,
+        workers: Workers,
+        nursery: trio.Nursery,
+    ) -> None:
+        """What is fetched beside misses runs in ``nursery``; ``workers`` take in what is ahead."""
         self.packs = Packs()
         self._cache = cache
         self._store = store
         self._flights = flights
-        self._threads = trio.CapacityLimiter(_THREADS)
-        self._threads_ahead = trio.CapacityLimiter(_THREADS)
+        self._hands = Hands(Workers(cache, 0), trio.CapacityLimiter(_THREADS))
+        self._hands_ahead = Hands(workers, trio.CapacityLimiter(_THREADS))
         self._ask_for_parts = 0.0  # when, of a store that gave none
-        self._beside = Beside(self.turn, self._carry_beside, nursery)
+        self._beside = Beside(self.turn, self._carry_beside, flights.quiet, nursery)
 
     async def work(self) -> None:
         """One of the crew: fly what waits, for ever."""
@@ -185,8 +193,8 @@ class Crew:
         flights = self._flights.board(blobs, carry, why, scope, ahead=ahead)
         party = _Party(flights, self._flights, self._cache, ahead=ahead)
         try:
-            threads = self._threads_ahead if ahead else self._threads
-            bringing = carry.bring(self._store, self._cache, party, threads, throttle)
+            hands = self._hands_ahead if ahead else self._hands
+            bringing = carry.bring(self._store, self._cache, party, hands, throttle)
             outcome = await self._judge(carry, party, bringing)
             return Carried(outcome, carry.progress, carry.latency, carry.seconds)
         finally:
@@ -258,6 +266,10 @@ class _Party:
     @property
     def makes_way(self) -> bool:
         return self._is_ahead and self._flights.is_pressed
+
+    async def calm(self) -> None:
+        if self._is_ahead:
+            await self._flights.quiet()
 
     def arrived(self, number: int, arrival: Arrival) -> None:
         flight, descriptor = self._members[number], arrival.descriptor

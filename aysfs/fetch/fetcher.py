@@ -20,6 +20,7 @@ from aysfs.errors import AysfsError, NoSpace
 from aysfs.fetch.chunks import LargeBlobs
 from aysfs.fetch.crew import Crew
 from aysfs.fetch.flights import Flights, InFlight, Landed
+from aysfs.fetch.workers import Workers
 from aysfs.limits import DEADLINE, LARGE
 from aysfs.store.protocol import Store
 
@@ -161,18 +162,27 @@ async def open_fetcher(
     *,
     deadline: float = DEADLINE,
     parallel: int = 16,
+    processes: int = 0,
 ) -> AsyncIterator[Fetcher]:
-    """A fetch service for the length of the block; flights under way end with it."""
-    async with trio.open_nursery() as nursery:
-        flights = Flights(deadline, store.label, parallel)
-        crew = Crew(cache, store, flights, nursery)
-        fetcher = Fetcher(cache, store, flights, crew, nursery)
-        nursery.start_soon(flights.watch)
-        for _ in range(parallel):
-            nursery.start_soon(crew.work)
-        try:
-            yield fetcher
-        finally:
-            flights.end()
-            fetcher.large.end()
-            nursery.cancel_scope.cancel()
+    """A fetch service for the length of the block; flights under way end with it.
+
+    Up to so many ``processes`` take in what comes in packs before anybody asks.
+    """
+    workers = Workers(cache, processes)
+    try:
+        async with trio.open_nursery() as nursery:
+            flights = Flights(deadline, store.label, parallel)
+            crew = Crew(cache, store, flights, workers, nursery)
+            fetcher = Fetcher(cache, store, flights, crew, nursery)
+            nursery.start_soon(flights.watch)
+            nursery.start_soon(workers.end_idle)
+            for _ in range(parallel):
+                nursery.start_soon(crew.work)
+            try:
+                yield fetcher
+            finally:
+                flights.end()
+                fetcher.large.end()
+                nursery.cancel_scope.cancel()
+    finally:
+        await workers.end()

@@ -249,16 +249,19 @@ class Flights:
         """Whether a reader waits for what nobody fetches ahead. To be read in any thread."""
         return self._pressing > 0
 
+    async def quiet(self) -> None:
+        """Wait until no reader waits for what nobody fetches ahead."""
+        while self._pressing:
+            await self._makes_way.park()
+
     async def calm(self) -> None:
-        """Wait until no reader waits for what nobody fetches ahead, nor did so just now.
+        """As ``quiet``, and until nobody did so just now.
 
         Who has waited for one blob will often wait for the next in a moment.
         """
         while self._pressing or trio.current_time() < self._calm_since + _GRACE:
-            if self._pressing:
-                await self._makes_way.park()
-            else:
-                await trio.sleep_until(self._calm_since + _GRACE)
+            await self.quiet()
+            await trio.sleep_until(self._calm_since + _GRACE)
 
     def told_of(self) -> list[InFlight]:
         """Every flight, for ``status``."""

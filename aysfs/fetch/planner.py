@@ -5,11 +5,12 @@ which of the packs are not believed any more, and how far a miss reaches to its 
 here waits, asks a store or looks at a disk: whether a blob is wanted is for the caller to say.
 """
 
+from itertools import chain
 from typing import NamedTuple
 
 from aysfs.digest import Digest
 from aysfs.fetch.segment import MOST_FRAMES, Segment, Wanted, part, whole
-from aysfs.fetch.trail import Trail, lead
+from aysfs.fetch.trail import Trail, leads, near
 from aysfs.pack.index import PackIndex, PackInfo
 
 # Stored bytes that a first miss in a pack takes along, and any further one. Importing numpy,
@@ -71,13 +72,11 @@ class Packs:
             if pack.digest in self._distrusted:
                 continue
             reach = self._further(pack, LED_REACH if index.leads_anywhere else FIRST_REACH)
-            first, end = _window(index, pack, here, reach, wanted)
-            last = _extent(index, end, here, reach, wanted)
+            last = _extent(index, pack.first + pack.count, here, reach // 2, wanted)
             segment = part(index, pack, here, last + 1)
-            if not index.leads_anywhere:
-                return Around(segment, Course(self, index, first, end, wanted))
-            order = [*lead(index, here, wanted), *range(first, end)]
-            return Around(segment, Trail(index, order, wanted, self.is_trusted))
+            left = reach - segment.length
+            found = chain(leads(index, here, wanted), near(index, here, left, wanted))
+            return Around(segment, Trail(index, found, wanted, self.is_trusted))
         return None
 
     def _further(self, pack: PackInfo, first: int) -> int:
@@ -167,29 +166,7 @@ class Around(NamedTuple):
     """
 
     segment: Segment
-    rest: Course | Trail
-
-
-def _window(
-    index: PackIndex, pack: PackInfo, here: int, reach: int, wanted: Wanted
-) -> tuple[int, int]:
-    """The nearest of a pack, on both sides in turns, until what is wanted of them is ``reach``."""
-    first, end = here, here + 1
-    left = reach
-    for _ in range(_LOOKS):
-        if left <= 0 or (first, end) == (pack.first, pack.first + pack.count):
-            break
-        if end < pack.first + pack.count:
-            left -= _cost(index, end, wanted)
-            end += 1
-        if first > pack.first and left > 0:
-            first -= 1
-            left -= _cost(index, first, wanted)
-    return first, end
-
-
-def _cost(index: PackIndex, at: int, wanted: Wanted) -> int:
-    return index.stored(at) if wanted(index.digest(at), index.size(at)) else 0
+    rest: Trail
 
 
 def _extent(index: PackIndex, end: int, here: int, reach: int, wanted: Wanted) -> int:

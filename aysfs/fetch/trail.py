@@ -4,7 +4,8 @@ Serves the planner. An index says which blobs each blob refers to, as a module d
 others (docs/format.md, "References"): that is a hint, and nobody has to be right.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from itertools import islice, zip_longest
 
 from aysfs.fetch.segment import MOST_FRAMES, Segment, Wanted, of_those
 from aysfs.pack.index import PackIndex, PackInfo
@@ -18,13 +19,17 @@ Trusted = Callable[[PackInfo], bool]
 _MOST_STORED = 16 << 20  # bytes of frames that one walk leads to
 _MOST_SEEN = 2048  # blobs that one walk looks at: each may be a stat(2)
 
-_LOOKS = 512  # blobs that are looked at in a row
+# Blobs that are looked at in a row: first few, as the request for the miss itself takes some turns
+# of the event loop until it is on the line, then more, up to half a millisecond.
+_FEWEST_LOOKS, _MOST_LOOKS = 4, 64
 _GAP = 16 << 10  # bytes of frames that are not wanted and cost less than one more request
 
+Found = Iterator[int | None]
+"""Positions of blobs that are wanted, as they are found; None for one that is not."""
 
-def lead(index: PackIndex, here: int, wanted: Wanted) -> list[int]:
-    """The blobs that one leads to and that are wanted, in the order in which they will be read."""
-    order: list[int] = []
+
+def leads(index: PackIndex, here: int, wanted: Wanted) -> Found:
+    """What a blob leads to, depth first: the order in which a program would read it."""
     seen, left = {here}, _MOST_STORED
     path = [iter(index.references(here))]
     while path and left > 0 and len(seen) < _MOST_SEEN:
@@ -35,35 +40,62 @@ def lead(index: PackIndex, here: int, wanted: Wanted) -> list[int]:
             seen.add(at)
             path.append(iter(index.references(at)))
             if wanted(index.digest(at), index.size(at)):
-                order.append(at)
                 left -= index.stored(at)
-    return order
+                yield at
+            else:
+                yield None
+
+
+def near(index: PackIndex, here: int, reach: int, wanted: Wanted) -> Found:
+    """The nearest in its pack, on both sides in turns, up to so many stored bytes."""
+    pack = index.packs[index.pack(here)]
+    after = iter(range(here + 1, pack.first + pack.count))
+    before = iter(range(here - 1, pack.first - 1, -1))
+    for at in islice(_in_turns(after, before), _MOST_SEEN):
+        if not wanted(index.digest(at), index.size(at)):
+            yield None
+            continue
+        yield at
+        reach -= index.stored(at)
+        if reach <= 0:
+            break
+
+
+def _in_turns(*some: Iterator[int]) -> Iterator[int]:
+    for both in zip_longest(*some):
+        yield from (at for at in both if at is not None)
 
 
 class Trail:
-    """Goes through blobs of an index in a given order, and gives what is still wanted of them.
+    """Goes through what was found beside a miss, and gives what is still wanted of it.
 
     What lies next to each other in a pack comes in one segment, be it of a later turn.
     """
 
-    def __init__(
-        self, index: PackIndex, order: Sequence[int], wanted: Wanted, is_trusted: Trusted
-    ) -> None:
+    def __init__(self, index: PackIndex, found: Found, wanted: Wanted, is_trusted: Trusted) -> None:
         self.index = index
-        self._order = order
-        self._members = frozenset(order)
+        self._found: Found | None = found  # until all is
+        self._order: list[int] = []
+        self._members: frozenset[int] = frozenset()
         self._wanted = wanted
         self._is_trusted = is_trusted
         self._next = 0
+        self._looks = _FEWEST_LOOKS
 
     @property
     def is_over(self) -> bool:
         """Whether there is nothing more to come."""
-        return self._next >= len(self._order)
+        return self._found is None and self._next >= len(self._order)
 
     def next(self, most: int) -> Segment | None:
-        """Up to so many stored bytes, or one blob. None when nothing was wanted so far."""
-        for _ in range(_LOOKS):
+        """Up to so many stored bytes, or one blob.
+
+        None when nothing was wanted so far, or it is not known yet: others should run in between.
+        """
+        if self._found is not None:
+            self._look(self._found)
+            return None
+        for _ in range(_MOST_LOOKS):
             if self.is_over:
                 break
             at = self._order[self._next]
@@ -72,6 +104,18 @@ class Trail:
             if self._is_wanted(at) and self._is_trusted(pack):
                 return of_those(self.index, pack, self._with_neighbours(at, pack, most))
         return None
+
+    def _look(self, found: Found) -> None:
+        looks, self._looks = self._looks, min(2 * self._looks, _MOST_LOOKS)
+        for _ in range(looks):
+            try:
+                at = next(found)
+            except StopIteration:
+                self._found = None
+                self._members = frozenset(self._order)
+                return
+            if at is not None:
+                self._order.append(at)
 
     def _with_neighbours(self, here: int, pack: PackInfo, most: int) -> list[int]:
         """The blob, and its neighbours on both sides that will be wanted as well."""

@@ -25,6 +25,7 @@ from aysfs.errors import MountFailed, StoreTrouble, first_of
 from aysfs.fetch.fetcher import Fetcher, open_fetcher
 from aysfs.fetch.flights import in_words
 from aysfs.fetch.prefetch import Prefetch, Seen
+from aysfs.fetch.workers import FOR_MOUNTS
 from aysfs.kernel.table import find_kernel_mount
 from aysfs.load import Shown, load_view
 from aysfs.mount import arrivals
@@ -157,7 +158,13 @@ async def serve(options: MountOptions, claim: Claim, ready: Callable[[], None]) 
         store = open_stores(options.store, namespace=options.namespace)
         stack.push_async_callback(store.aclose)
         fetcher = await stack.enter_async_context(
-            open_fetcher(cache, store, deadline=options.deadline, parallel=side_by_side(store))
+            open_fetcher(
+                cache,
+                store,
+                deadline=options.deadline,
+                parallel=side_by_side(store),
+                processes=FOR_MOUNTS,
+            )
         )
         async with trio.open_nursery() as beside:
             prefetch = Prefetch(fetcher, options.prefetch, options.prefetch_rate)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aysfs.fetch.beside import Beside
 from aysfs.fetch.carry import Carried, Outcome
@@ -42,6 +42,11 @@ class Line:
         self.outcome = Outcome.DONE
         self.go_on = trio.Semaphore(0)
         self.turns = 0
+        self.is_calm = trio.Event()
+        self.is_calm.set()
+
+    async def calm(self) -> None:
+        await self.is_calm.wait()
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -59,7 +64,7 @@ class Line:
 async def test_the_last_miss_is_followed_first_and_the_older_ones_after_it() -> None:
     line = Line()
     async with trio.open_nursery() as nursery:
-        beside = Beside(line.turn, line.carry, nursery)
+        beside = Beside(line.turn, line.carry, line.calm, nursery)
         beside.follow(Way(1, 10))
         await wait_all_tasks_blocked()
         assert line.asked == [1] * 6
@@ -71,10 +76,29 @@ async def test_the_last_miss_is_followed_first_and_the_older_ones_after_it() -> 
     assert line.turns == 0
 
 
+async def test_a_reader_who_waits_goes_first_for_a_moment(autojump_clock: MockClock) -> None:
+    line = Line()
+    async with trio.open_nursery() as nursery:
+        beside = Beside(line.turn, line.carry, line.calm, nursery)
+        line.is_calm = trio.Event()
+        beside.follow(Way(1, 3))
+        await wait_all_tasks_blocked(0.001)
+        assert not line.asked
+        line.is_calm.set()
+        await wait_all_tasks_blocked()
+        assert line.asked == [1] * 3
+        line.is_calm = trio.Event()
+        beside.follow(Way(2, 1))
+        for _ in range(4):
+            line.go_on.release()
+    assert line.asked == [1, 1, 1, 2]
+    assert trio.current_time() < 0.1
+
+
 async def test_nothing_runs_when_there_is_nothing_to_follow() -> None:
     line = Line()
     async with trio.open_nursery() as nursery:
-        beside = Beside(line.turn, line.carry, nursery)
+        beside = Beside(line.turn, line.carry, line.calm, nursery)
         beside.follow(Way(1, 0))
         await wait_all_tasks_blocked()
         assert not nursery.child_tasks
@@ -89,7 +113,7 @@ async def test_a_way_that_fails_is_left_and_others_are_not() -> None:
     line = Line()
     line.outcome = Outcome.TROUBLE
     async with trio.open_nursery() as nursery:
-        beside = Beside(line.turn, line.carry, nursery)
+        beside = Beside(line.turn, line.carry, line.calm, nursery)
         beside.follow(Way(1, 100))
         await wait_all_tasks_blocked()
         beside.follow(Way(2, 1))
@@ -103,7 +127,7 @@ async def test_a_way_that_fails_is_left_and_others_are_not() -> None:
 async def test_what_leads_through_forgotten_packs_is_not_followed() -> None:
     line = Line()
     async with trio.open_nursery() as nursery:
-        beside = Beside(line.turn, line.carry, nursery)
+        beside = Beside(line.turn, line.carry, line.calm, nursery)
         beside.follow(Way(1, 100))
         beside.follow(Way(2, 7, OTHER))
         await wait_all_tasks_blocked()
@@ -118,7 +142,7 @@ async def test_what_leads_through_forgotten_packs_is_not_followed() -> None:
 async def test_a_thousand_misses_are_not_all_remembered() -> None:
     line = Line()
     async with trio.open_nursery() as nursery:
-        beside = Beside(line.turn, line.carry, nursery)
+        beside = Beside(line.turn, line.carry, line.calm, nursery)
         for name in range(1000):
             beside.follow(Way(name, 1))
         for _ in range(1000):

@@ -65,16 +65,20 @@ def packs_with(index: PackIndex) -> Packs:
     return packs
 
 
-def rest_of(around: Around) -> list[Digest]:
-    """What comes after the segment, in its order."""
+def rest_of(around: Around, taken: set[Digest]) -> list[Digest]:
+    """What comes after the segment, and is taken as it comes, in its order."""
     found: list[Digest] = []
-    while (segment := around.rest.next(1 << 30)) is not None:
-        found += digests_of(segment)
+    while not around.rest.is_over:
+        segment = around.rest.next(1 << 30)
+        if segment is not None:
+            found += digests_of(segment)
+            taken.update(found)
     return found
 
 
 def test_a_miss_reaches_to_both_sides_and_a_further_one_twice_as_far() -> None:
     data = many(2000)
+    numbers = {digests.of(one): number for number, one in enumerate(data)}
     packs = packs_with(packed(MemoryStore(), [data]))
     taken: set[Digest] = set()
 
@@ -88,10 +92,10 @@ def test_a_miss_reaches_to_both_sides_and_a_further_one_twice_as_far() -> None:
         first = digests_of(around.segment)
         assert first == [digests.of(one) for one in data[at : at + len(first)]]
         taken.update(first)
-        before = rest_of(around)
-        assert before == [digests.of(one) for one in data[at - len(before) : at]]
-        assert abs(len(before) - len(first)) < 3
-        sizes.append(len(before) + len(first))
+        found = sorted(numbers[one] for one in (*first, *rest_of(around, taken)))
+        assert found == [*range(found[0], found[-1] + 1)]
+        assert abs((at - found[0]) - (found[-1] - at)) < 3
+        sizes.append(len(found))
     stored = compress(data[0])
     assert abs(sizes[0] * len(stored) - FIRST_REACH) < 3 * len(stored)
     assert 1.9 < sizes[1] / sizes[0] < 2.1
@@ -109,7 +113,7 @@ def test_a_miss_reaches_past_what_is_here_and_not_out_of_its_pack() -> None:
     assert around is not None
     assert digests_of(around.segment) == [digests.of(one) for one in data[3:7]]
     taken.update(digests_of(around.segment))
-    assert rest_of(around) == [digests.of(one) for one in data[:3] + data[8:15]]
+    assert rest_of(around, taken) == [digests.of(one) for one in data[:3] + data[8:15]]
 
 
 def test_what_is_in_no_pack_or_has_another_size_there_is_not_planned() -> None:

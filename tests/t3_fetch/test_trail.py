@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from aysfs import digest as digests
 from aysfs.digest import Digest
 from aysfs.fetch.planner import LED_REACH, LONGEST_REACH, Around, Packs
-from aysfs.fetch.segment import Segment
-from aysfs.fetch.trail import Trail, lead
+from aysfs.fetch.segment import Segment, Wanted
+from aysfs.fetch.trail import Trail, leads, near
 from aysfs.pack.frame import compress
 from aysfs.pack.index import PackIndex, PackInfo
 from aysfs.store.memory import MemoryStore
@@ -24,6 +24,11 @@ def everything(_digest: Digest, _size: int) -> bool:
 
 def trusted(_pack: PackInfo) -> bool:
     return True
+
+
+def lead(index: PackIndex, here: int, wanted: Wanted) -> list[int]:
+    """What a blob leads to and is wanted."""
+    return [at for at in leads(index, here, wanted) if at is not None]
 
 
 def index_of(
@@ -87,7 +92,7 @@ def test_neighbours_that_are_on_the_trail_come_together_and_small_gaps_with_them
     data = many(100)
     index = index_of(data, {})
     order = [50, 90, 49, 52, 12]
-    assert segments(Trail(index, order, everything, trusted)) == [
+    assert segments(Trail(index, iter(order), everything, trusted)) == [
         [49, 50, 51, 52],
         [90],
         [49, 50, 51, 52],
@@ -99,25 +104,27 @@ def test_neighbours_that_are_on_the_trail_come_together_and_small_gaps_with_them
     def wanted(digest: Digest, _size: int) -> bool:
         return index.find(digest) not in taken
 
-    trail = Trail(index, order, wanted, trusted)
+    trail = Trail(index, iter(order), wanted, trusted)
     found = []
-    while (segment := trail.next(1 << 20)) is not None:
-        found.append(positions(index, segment))
-        taken.update(found[-1])
+    while not trail.is_over:
+        segment = trail.next(1 << 20)
+        if segment is not None:
+            found.append(positions(index, segment))
+            taken.update(found[-1])
     assert found == [[49, 50, 51, 52], [90], [12]]
 
 
 def test_a_long_gap_is_not_paid_for() -> None:
     data = many(40)
     index = index_of(data, {})
-    assert segments(Trail(index, [3, 30], everything, trusted)) == [[3], [30]]
+    assert segments(Trail(index, iter([3, 30]), everything, trusted)) == [[3], [30]]
 
 
 def test_a_trail_stays_within_packs_and_passes_those_that_are_not_believed() -> None:
     data = many(9)
     index = index_of(data, {}, [3, 3])
     bad = index.packs[1].digest
-    trail = Trail(index, [2, 3, 6], everything, lambda pack: pack.digest != bad)
+    trail = Trail(index, iter([2, 3, 6]), everything, lambda pack: pack.digest != bad)
     assert segments(trail) == [[2], [6]]
 
 
@@ -137,7 +144,7 @@ def test_a_trail_gives_each_wanted_blob_once(
     def wanted(digest: Digest, _size: int) -> bool:
         return index.find(digest) not in taken
 
-    trail = Trail(index, order, wanted, trusted)
+    trail = Trail(index, iter(order), wanted, trusted)
     found: list[int] = []
     while not trail.is_over:
         segment = trail.next(most)
@@ -149,6 +156,36 @@ def test_a_trail_gives_each_wanted_blob_once(
             found += some
     assert len(set(found)) == len(found)
     assert set(order) - here <= set(found)
+
+
+def test_the_nearest_come_first_from_both_sides_and_reach_past_what_is_here() -> None:
+    data = many(60)
+    index = index_of(data, {}, [40])
+    here = {digests.of(data[21]), digests.of(data[18])}
+    found = near(index, 20, 5 * EACH, lambda digest, _size: digest not in here)
+    assert [at for at in found if at is not None] == [19, 22, 23, 17, 24]
+    assert [*near(index, 39, EACH, everything)] == [38]
+    assert [*near(index, 40, 1 << 30, everything)] == [*range(41, 60)]
+
+
+def test_a_trail_lets_others_run_while_it_is_looked_for() -> None:
+    data = [b"%d" % number for number in range(3000)]
+    index = index_of(data, {number: [number + 1] for number in range(2999)})
+    looked = 0
+
+    def wanted(_digest: Digest, _size: int) -> bool:
+        nonlocal looked
+        looked += 1
+        return False
+
+    trail = Trail(index, leads(index, 0, wanted), wanted, trusted)
+    steps = []
+    while not trail.is_over:
+        before = looked
+        assert trail.next(1 << 20) is None
+        steps.append(looked - before)
+    assert steps[:3] == [4, 8, 16]
+    assert max(steps) == 64
 
 
 # --- a miss ------------------------------------------------------------------------------

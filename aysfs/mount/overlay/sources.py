@@ -7,6 +7,7 @@ import trio
 
 from aysfs.cache.blobs import Cache
 from aysfs.fetch.fetcher import Fetcher, open_fetcher
+from aysfs.fetch.workers import FOR_MOUNTS
 from aysfs.mount.options import MountOptions
 from aysfs.store.open import open_stores, side_by_side
 from aysfs.store.protocol import Store
@@ -63,7 +64,13 @@ class Sources:
             store = open_stores(urls, namespace=namespace)
             opened.push_async_callback(store.aclose)
             fetcher = await opened.enter_async_context(
-                open_fetcher(self._cache, store, deadline=deadline, parallel=side_by_side(store))
+                open_fetcher(
+                    self._cache,
+                    store,
+                    deadline=deadline,
+                    parallel=side_by_side(store),
+                    processes=FOR_MOUNTS,
+                )
             )
             source = self._known[key] = Source(key, store, fetcher)
             task_status.started(source)
