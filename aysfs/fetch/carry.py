@@ -27,8 +27,9 @@ _HELD = 8 << 20  # stored bytes in memory; more are in a file without a name
 _MAKES_WAY = 0.001  # seconds a blob that nobody waits for is late by while readers wait for others
 _AT_ONCE = 32 << 10  # bytes of blobs that are taken in by the event loop: a thread costs more
 # Blobs that are taken in before those who wait for them, or for others, have a turn; and that a
-# process beside this one is given at once, which tells of each.
+# process beside this one is given at once, which tells of each; no more bytes than that, or one.
 _TOGETHER, _GIVEN = 32, 256
+_GIVEN_BYTES = 8 << 20
 
 
 class Outcome(Enum):
@@ -189,7 +190,7 @@ class Carry:
 
     async def _take_in_some(self, here: int, cache: Cache, party: Party, hands: Hands) -> None:
         """Take in some of those before ``here``, by whoever does it best."""
-        given = range(self._taken, min(here, self._taken + _GIVEN))
+        given = range(self._taken, min(here, self._taken + _GIVEN, self._within(_GIVEN_BYTES)))
         if not any(map(party.is_asked, given)) and hands.workers.are_worth_it(len(given)):
             with suppress(WorkerLost):
                 await self._give(given, party, hands.workers)
@@ -208,6 +209,11 @@ class Carry:
         for number, arrival in zip(numbers, arrivals, strict=True):
             party.arrived(number, arrival)
         self._taken = numbers.stop
+
+    def _within(self, length: int) -> int:
+        """The frame behind the next that have so many bytes together, or behind the next."""
+        start = self.segment.frames[self._taken].start
+        return max(self._taken + 1, bisect_right(self._ends, start + length))
 
     async def _give(self, numbers: range, party: Party, workers: Workers) -> None:
         """Let a process beside this one take them in. WorkerLost; what came until then is taken."""

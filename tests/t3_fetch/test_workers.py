@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import trio
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
 from aysfs.errors import AysfsError, NoSpace, PackDamaged
+from aysfs.fetch import carry as carry_module
 from aysfs.fetch import workers as workers_module
 from aysfs.fetch.ahead import Ahead
 from aysfs.fetch.fetcher import Fetcher, open_fetcher
@@ -162,7 +163,9 @@ async def test_nothing_is_evicted_and_a_full_cache_is_told_of(
 async def test_a_process_that_is_killed_costs_no_blob(
     tmp_path: Path, no_leaks: None, expected_output: ExpectOutput
 ) -> None:
-    expected_output(r"^WARNING +aysfs\.fetch\.workers:.* a process that takes blobs in is lost: .*$")
+    expected_output(
+        r"^WARNING +aysfs\.fetch\.workers:.* a process that takes blobs in is lost: .*$"
+    )
     memory = MemoryStore()
     index = packed(memory, [DATA])
     killed: set[int] = set()
@@ -208,7 +211,9 @@ async def test_what_cannot_be_started_is_done_here(
     monkeypatch: pytest.MonkeyPatch,
     command: list[str],
 ) -> None:
-    expected_output(r"^WARNING +aysfs\.fetch\.workers:.* a process that takes blobs in is lost: .*$")
+    expected_output(
+        r"^WARNING +aysfs\.fetch\.workers:.* a process that takes blobs in is lost: .*$"
+    )
     monkeypatch.setattr(workers_module, "_COMMAND", command)
     memory = MemoryStore()
     index = packed(memory, [DATA])
@@ -246,7 +251,9 @@ async def test_one_without_work_ends_and_another_is_started_when_there_is_some(
 async def test_a_cache_that_it_may_not_use_is_told_of_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], expected_output: ExpectOutput
 ) -> None:
-    expected_output(r"^WARNING +aysfs\.fetch\.workers:.* a process that takes blobs in is lost: .*$")
+    expected_output(
+        r"^WARNING +aysfs\.fetch\.workers:.* a process that takes blobs in is lost: .*$"
+    )
     async with workers_of(tmp_path) as workers:
         (tmp_path / "cache/lock").rename(tmp_path / "cache/lock.old")
         (tmp_path / "cache/lock").mkdir()
@@ -275,3 +282,28 @@ async def test_work_that_is_cut_anywhere_is_finished_or_was_not_begun(tmp_path: 
         cache.close()
 
     assert await at_every_await(attempt) > 3
+
+
+async def test_a_process_is_given_so_many_bytes_at_once_and_not_more(
+    tmp_path: Path, no_leaks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carry_module, "_GIVEN_BYTES", 5000)
+    given: list[int] = []
+    take_in = Workers.take_in
+
+    async def noted(
+        self: Workers, frames: Sequence[Frame], part: memoryview, told: Callable[..., None]
+    ) -> None:
+        given.append(len(part) if len(frames) > 1 else 0)
+        await take_in(self, frames, part, told)
+
+    monkeypatch.setattr(Workers, "take_in", noted)
+    memory = MemoryStore()
+    data = [*DATA[:50], *many(3, 20_000), *DATA[50:60]]
+    index = packed(memory, [data])
+    async with serving(tmp_path, memory) as fetcher:
+        fetcher.crew.packs.add(index)
+        await follow(fetcher, index)
+        assert all(has(fetcher, one) for one in data)
+    assert 3000 < max(given) <= 5000
+    assert given.count(0) >= 3
