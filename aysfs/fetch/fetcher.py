@@ -175,7 +175,8 @@ async def open_fetcher(
             crew = Crew(cache, store, flights, workers, nursery)
             fetcher = Fetcher(cache, store, flights, crew, nursery)
             nursery.start_soon(flights.watch)
-            nursery.start_soon(workers.end_idle)
+            if processes:
+                nursery.start_soon(workers.end_idle)
             for _ in range(parallel):
                 nursery.start_soon(crew.work)
             try:

@@ -30,6 +30,7 @@ from tests.packing import many, packed
 from tests.t3_fetch.carrying import ROOMY, follow, has, read_all
 
 DATA = many(1200, 1600)
+LOST = r"^WARNING +aysfs\.fetch\.workers:.* a process that takes blobs in is lost: .*$"
 
 
 @pytest.fixture(autouse=True)
@@ -163,9 +164,7 @@ async def test_nothing_is_evicted_and_a_full_cache_is_told_of(
 async def test_a_process_that_is_killed_costs_no_blob(
     tmp_path: Path, no_leaks: None, expected_output: ExpectOutput
 ) -> None:
-    expected_output(
-        r"^WARNING +aysfs\.fetch\.workers:.* a process that takes blobs in is lost: .*$"
-    )
+    expected_output(LOST)
     memory = MemoryStore()
     index = packed(memory, [DATA])
     killed: set[int] = set()
@@ -211,9 +210,7 @@ async def test_what_cannot_be_started_is_done_here(
     monkeypatch: pytest.MonkeyPatch,
     command: list[str],
 ) -> None:
-    expected_output(
-        r"^WARNING +aysfs\.fetch\.workers:.* a process that takes blobs in is lost: .*$"
-    )
+    expected_output(LOST)
     monkeypatch.setattr(workers_module, "_COMMAND", command)
     memory = MemoryStore()
     index = packed(memory, [DATA])
@@ -251,9 +248,7 @@ async def test_one_without_work_ends_and_another_is_started_when_there_is_some(
 async def test_a_cache_that_it_may_not_use_is_told_of_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], expected_output: ExpectOutput
 ) -> None:
-    expected_output(
-        r"^WARNING +aysfs\.fetch\.workers:.* a process that takes blobs in is lost: .*$"
-    )
+    expected_output(LOST)
     async with workers_of(tmp_path) as workers:
         (tmp_path / "cache/lock").rename(tmp_path / "cache/lock.old")
         (tmp_path / "cache/lock").mkdir()
