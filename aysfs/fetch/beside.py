@@ -18,7 +18,7 @@ from aysfs.pack.index import PackIndex
 
 _SIDE_BY_SIDE = 6  # requests at once
 _MOST = 64  # ways that are remembered
-_YIELDS = 0.005  # seconds for which the next request waits for a miss: on a fast line that is all
+_YIELDS = 0.005  # seconds between two requests while a reader waits: on a fast line he waits less
 
 
 class Way(Protocol):
@@ -31,6 +31,9 @@ class Way(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether there is nothing more to come."""
+
+    def look(self) -> bool:
+        """Find a little more of it; whether all is found."""
 
     def next(self, most: int) -> Segment | None:
         """Up to so many stored bytes, or one blob. None when nothing was wanted so far."""
@@ -57,6 +60,7 @@ class Beside:
         self._ways: deque[Way] = deque(maxlen=_MOST)  # the newest is the last
         self._pace = Pace()
         self._working = 0
+        self._due = 0.0  # when the next may go while readers wait
 
     def follow(self, way: Way) -> None:
         """Bring what is on a way, before older ones."""
@@ -74,13 +78,22 @@ class Beside:
 
     async def _work(self) -> None:
         try:
-            while self._newest() is not None:
-                with trio.move_on_after(_YIELDS):
-                    await self._calm()
+            while (way := self._newest()) is not None:
+                if not way.look():
+                    await trio.lowlevel.checkpoint()
+                    continue
+                await self._make_way()
                 async with self._turn():
                     await self._bring_some()
         finally:
             self._working -= 1
+
+    async def _make_way(self) -> None:
+        """Wait until no reader waits for a miss, or for one's turn to go all the same."""
+        self._due = max(self._due, trio.current_time()) + _YIELDS
+        with trio.move_on_at(self._due):
+            await self._calm()
+            self._due = trio.current_time()
 
     async def _bring_some(self) -> None:
         way = self._newest()

@@ -135,7 +135,8 @@ class Prefetch:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._check, service, found, nursery.cancel_scope)
             read = trio.Event()
-            if found.start is not None and self._mode != PACKS:
+            # Who waits for all of it has the start pack at the front of that.
+            if found.start is not None and self._mode != PACKS and self._polite:
                 nursery.start_soon(self._start, service, found.start, ahead, read)
             index = await self._index(service, found)
             # Understanding it is not cut short: that it is of another list may be known by now.

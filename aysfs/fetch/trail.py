@@ -87,14 +87,26 @@ class Trail:
         """Whether there is nothing more to come."""
         return self._found is None and self._next >= len(self._order)
 
-    def next(self, most: int) -> Segment | None:
-        """Up to so many stored bytes, or one blob.
-
-        None when nothing was wanted so far, or it is not known yet: others should run in between.
-        """
+    def look(self) -> bool:
+        """Find a little more of it; whether all is found. Between two times others should run."""
         if self._found is not None:
-            self._look(self._found)
-            return None
+            looks, self._looks = self._looks, min(2 * self._looks, _MOST_LOOKS)
+            for _ in range(looks):
+                try:
+                    at = next(self._found)
+                except StopIteration:
+                    self._found = None
+                    self._members = frozenset(self._order)
+                    break
+                if at is not None:
+                    self._order.append(at)
+        return self._found is None
+
+    def next(self, most: int) -> Segment | None:
+        """Of what is found, up to so many stored bytes, or one blob.
+
+        None when nothing was wanted so far: at the end, or others should run in between.
+        """
         for _ in range(_MOST_LOOKS):
             if self.is_over:
                 break
@@ -104,18 +116,6 @@ class Trail:
             if self._is_wanted(at) and self._is_trusted(pack):
                 return of_those(self.index, pack, self._with_neighbours(at, pack, most))
         return None
-
-    def _look(self, found: Found) -> None:
-        looks, self._looks = self._looks, min(2 * self._looks, _MOST_LOOKS)
-        for _ in range(looks):
-            try:
-                at = next(found)
-            except StopIteration:
-                self._found = None
-                self._members = frozenset(self._order)
-                return
-            if at is not None:
-                self._order.append(at)
 
     def _with_neighbours(self, here: int, pack: PackInfo, most: int) -> list[int]:
         """The blob, and its neighbours on both sides that will be wanted as well."""

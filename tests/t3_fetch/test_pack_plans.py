@@ -68,6 +68,8 @@ def packs_with(index: PackIndex) -> Packs:
 def rest_of(around: Around, taken: set[Digest]) -> list[Digest]:
     """What comes after the segment, and is taken as it comes, in its order."""
     found: list[Digest] = []
+    while not around.rest.look():
+        pass
     while not around.rest.is_over:
         segment = around.rest.next(1 << 30)
         if segment is not None:
