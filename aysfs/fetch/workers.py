@@ -85,12 +85,14 @@ class Workers:
         """End those that have nothing to do, now and then, for ever."""
         while True:
             await trio.sleep(_IDLE)
-            idle = [one for one in self._free if one.used < trio.current_time() - _IDLE]
+            since = trio.current_time() - _IDLE
+            idle = [one for one in self._free if one.used < since]
             if len(idle) == len(self._all):
                 self._wanted = 0
             for worker in idle:
-                # Whoever takes it meanwhile starts another process, by which it is not confused.
-                await worker.end()
+                if worker in self._free:  # still: ending the one before it took a moment
+                    # Whoever takes it meanwhile starts another process, and is not confused by it.
+                    await worker.end()
 
     async def end(self) -> None:
         """Have no process left."""

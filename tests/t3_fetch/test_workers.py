@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
@@ -25,7 +26,7 @@ from aysfs.store.faults import Counts, Passes
 from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import Store
 from tests.cancelling import Cut, Traces, assert_nothing_left, at_every_await
-from tests.conftest import ExpectOutput
+from tests.conftest import ExpectOutput, open_descriptors
 from tests.packing import many, packed
 from tests.t3_fetch.carrying import ROOMY, follow, has, read_all
 
@@ -40,9 +41,11 @@ def from_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def workers_of(tmp_path: Path, limits: Limits = ROOMY) -> AsyncIterator[Workers]:
+async def workers_of(
+    tmp_path: Path, limits: Limits = ROOMY, most: int = 1
+) -> AsyncIterator[Workers]:
     cache = Cache(tmp_path / "cache", limits)
-    workers = Workers(cache, 1)
+    workers = Workers(cache, most)
     try:
         yield workers
     finally:
@@ -242,6 +245,32 @@ async def test_one_without_work_ends_and_another_is_started_when_there_is_some(
             assert len(told) == len(some)
             while children():
                 await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_that_gets_work_while_another_without_any_ends_is_left_alone(
+    tmp_path: Path, no_leaks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "_IDLE", 0.05)
+    frames, part = batch([compress(one) for one in DATA], DATA)
+    async with workers_of(tmp_path, most=2) as workers, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as both:
+            both.start_soon(workers.take_in, frames[:5], part, Told())
+            both.start_soon(workers.take_in, frames[:5], part, Told())
+        pids, opened = children(), len(open_descriptors())
+        assert len(pids) == 2
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        nursery.start_soon(workers.end_idle)
+        while len(open_descriptors()) >= opened:  # until the first is told to end
+            await trio.lowlevel.checkpoint()
+        told = Told()
+        async with trio.open_nursery() as work:
+            work.start_soon(workers.take_in, frames, part, told)
+            await trio.testing.wait_all_tasks_blocked()
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        assert told == dict.fromkeys(range(len(DATA)))
         nursery.cancel_scope.cancel()
 
 
