@@ -13,7 +13,7 @@ import trio.testing
 
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
-from aysfs.errors import AysfsError, NoSpace, PackDamaged
+from aysfs.errors import AysfsError, CacheUnusable, NoSpace, PackDamaged
 from aysfs.fetch import carry as carry_module
 from aysfs.fetch import workers as workers_module
 from aysfs.fetch.ahead import Ahead
@@ -287,6 +287,38 @@ async def test_a_cache_that_it_may_not_use_is_told_of_in_one_line(
         (tmp_path / "cache/lock.old").rename(tmp_path / "cache/lock")
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("aysfs: taking blobs in: ")
+
+
+@pytest.mark.parametrize("name", ["\u00e9" * 100, "x" + "\u00e9" * 100], ids=["even", "odd"])
+async def test_words_that_are_cut_amid_a_character_are_understood(
+    tmp_path: Path, no_leaks: None, name: str
+) -> None:
+    place = tmp_path.joinpath(name, *["\u00e9" * 100] * 5)
+    place.mkdir(parents=True)
+    async with workers_of(place) as workers:
+        await workers.take_in(*batch([compress(DATA[9])], DATA[9:10]), Told())
+        (place / "cache/objects").rename(place / "objects")
+        (place / "cache/objects").write_bytes(b"")
+        told = Told()
+        await workers.take_in(*batch([compress(one) for one in DATA[:3]], DATA[:3]), told)
+        assert [type(error) for error in told.values()] == [CacheUnusable] * 3
+
+
+async def test_answers_that_nobody_took_are_not_taken_for_those_of_the_next_batch(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    class Bug(Exception):
+        pass
+
+    def has_a_bug(_number: int, _error: AysfsError | None) -> None:
+        raise Bug
+
+    async with workers_of(tmp_path) as workers:
+        with pytest.raises(Bug):
+            await workers.take_in(*batch([compress(one) for one in DATA], DATA), has_a_bug)
+        told = Told()
+        await workers.take_in(*batch([b"no frame"] * 3, DATA[:3]), told)
+        assert [type(error) for error in told.values()] == [PackDamaged] * 3
 
 
 async def test_work_that_is_cut_anywhere_is_finished_or_was_not_begun(tmp_path: Path) -> None:
