@@ -188,6 +188,13 @@ def test_a_trail_lets_others_run_while_it_is_looked_for() -> None:
     assert max(steps) == 64
 
 
+def test_a_trail_lets_others_run_among_blobs_that_all_refer_to_each_other() -> None:
+    index = index_of(
+        [b"%d" % number for number in range(255)], dict.fromkeys(range(255), range(255))
+    )
+    assert sum(at is None for at in leads(index, 0, everything)) >= 255 * 254 // 64
+
+
 # --- a miss ------------------------------------------------------------------------------
 
 
