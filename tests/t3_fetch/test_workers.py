@@ -344,22 +344,43 @@ async def test_a_process_is_given_so_many_bytes_at_once_and_not_more(
     tmp_path: Path, no_leaks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(carry_module, "_GIVEN_BYTES", 5000)
-    given: list[int] = []
+    data = [*DATA[:50], *many(3, 20_000), *DATA[50:60]]
+    given = await given_at_once(tmp_path, monkeypatch, data)
+    several = [length for count, length, _ in given if count > 1]
+    assert 3000 < max(several) <= 5000
+    assert len(given) - len(several) >= 3
+
+
+async def test_a_process_is_given_so_much_content_at_once_and_not_more(
+    tmp_path: Path, no_leaks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carry_module, "_GIVEN_CONTENT", 1 << 20)
+    data = [bytes(100_000 + number) for number in range(40)]
+    data[20:20] = [bytes(2 << 20), bytes(3 << 20)]
+    given = await given_at_once(tmp_path, monkeypatch, data)
+    several = [size for count, _, size in given if count > 1]
+    assert 900_000 < max(several) <= 1 << 20
+    assert len(given) - len(several) >= 2
+
+
+async def given_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: list[bytes]
+) -> list[tuple[int, int, int]]:
+    """The blobs of each batch that a process is given for these, their frames' and own bytes."""
+    given: list[tuple[int, int, int]] = []
     take_in = Workers.take_in
 
     async def noted(
         self: Workers, frames: Sequence[Frame], part: memoryview, told: Callable[..., None]
     ) -> None:
-        given.append(len(part) if len(frames) > 1 else 0)
+        given.append((len(frames), len(part), sum(one.size for one in frames)))
         await take_in(self, frames, part, told)
 
     monkeypatch.setattr(Workers, "take_in", noted)
     memory = MemoryStore()
-    data = [*DATA[:50], *many(3, 20_000), *DATA[50:60]]
     index = packed(memory, [data])
     async with serving(tmp_path, memory) as fetcher:
         fetcher.crew.packs.add(index)
         await follow(fetcher, index)
         assert all(has(fetcher, one) for one in data)
-    assert 3000 < max(given) <= 5000
-    assert given.count(0) >= 3
+    return given
