@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
+from itertools import accumulate
 from typing import BinaryIO, NamedTuple, Protocol
 
 import trio
@@ -28,8 +29,9 @@ _MAKES_WAY = 0.001  # seconds a blob that nobody waits for is late by while read
 _AT_ONCE = 32 << 10  # bytes of blobs that are taken in by the event loop: a thread costs more
 # Blobs that are taken in before those who wait for them, or for others, have a turn; and that a
 # process beside this one is given at once, which tells of each; no more bytes than that, or one.
+# The content of frames counts by itself: a batch is not given up, and a few bytes may be gigabytes.
 _TOGETHER, _GIVEN = 32, 256
-_GIVEN_BYTES = 8 << 20
+_GIVEN_BYTES, _GIVEN_CONTENT = 8 << 20, 128 << 20
 
 
 class Outcome(Enum):
@@ -190,7 +192,7 @@ class Carry:
 
     async def _take_in_some(self, here: int, cache: Cache, party: Party, hands: Hands) -> None:
         """Take in some of those before ``here``, by whoever does it best."""
-        given = range(self._taken, min(here, self._taken + _GIVEN, self._within(_GIVEN_BYTES)))
+        given = range(self._taken, min(here, self._taken + _GIVEN, self._within()))
         if not any(map(party.is_asked, given)) and hands.workers.are_worth_it(len(given)):
             with suppress(WorkerLost):
                 await self._give(given, party, hands.workers)
@@ -210,10 +212,12 @@ class Carry:
             party.arrived(number, arrival)
         self._taken = numbers.stop
 
-    def _within(self, length: int) -> int:
-        """The frame behind the next that have so many bytes together, or behind the next."""
-        start = self.segment.frames[self._taken].start
-        return max(self._taken + 1, bisect_right(self._ends, start + length))
+    def _within(self) -> int:
+        """The frame behind those that are given together as far as their bytes go."""
+        frames, first = self.segment.frames, self._taken
+        end = bisect_right(self._ends, frames[first].start + _GIVEN_BYTES)
+        contents = accumulate(one.size for one in frames[first : min(end, first + _GIVEN)])
+        return first + max(1, sum(content <= _GIVEN_CONTENT for content in contents))
 
     async def _give(self, numbers: range, party: Party, workers: Workers) -> None:
         """Let a process beside this one take them in. WorkerLost; what came until then is taken."""

@@ -198,7 +198,7 @@ class Crew:
             outcome = await self._judge(carry, party, bringing)
             return Carried(outcome, carry.progress, carry.latency, carry.seconds)
         finally:
-            for flight in flights:
+            for flight in dict.fromkeys(flights):  # the pack may have a blob twice
                 if not flight.done.is_set():
                     self._flights.let_off(flight)
 

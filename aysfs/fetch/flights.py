@@ -240,7 +240,7 @@ class Flights:
     def press(self, by: int) -> None:
         """So many readers more, or less, wait for what nobody fetches ahead."""
         self._pressing += by
-        if not self._pressing:
+        if by and not self._pressing:
             self._calm_since = trio.current_time()
             self._makes_way.unpark_all()
 

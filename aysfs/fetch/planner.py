@@ -72,7 +72,8 @@ class Packs:
             if pack.digest in self._distrusted:
                 continue
             reach = self._further(pack, LED_REACH if index.leads_anywhere else FIRST_REACH)
-            last = _extent(index, pack.first + pack.count, here, reach // 2, wanted)
+            end = min(pack.first + pack.count, here + MOST_FRAMES)
+            last = _extent(index, end, here, reach // 2, wanted)
             segment = part(index, pack, here, last + 1)
             left = reach - segment.length
             found = chain(leads(index, here, wanted), near(index, here, left, wanted))

@@ -30,7 +30,7 @@ Found = Iterator[int | None]
 
 def leads(index: PackIndex, here: int, wanted: Wanted) -> Found:
     """What a blob leads to, depth first: the order in which a program would read it."""
-    seen, left = {here}, _MOST_STORED
+    seen, left, again = {here}, _MOST_STORED, 0
     path = [iter(index.references(here))]
     while path and left > 0 and len(seen) < _MOST_SEEN:
         at = next(path[-1], None)
@@ -43,6 +43,10 @@ def leads(index: PackIndex, here: int, wanted: Wanted) -> Found:
                 left -= index.stored(at)
                 yield at
             else:
+                yield None
+        else:
+            again += 1
+            if again % _MOST_LOOKS == 0:  # 2048 blobs may refer to each other half a million times
                 yield None
 
 

@@ -85,12 +85,14 @@ class Workers:
         """End those that have nothing to do, now and then, for ever."""
         while True:
             await trio.sleep(_IDLE)
-            idle = [one for one in self._free if one.used < trio.current_time() - _IDLE]
+            since = trio.current_time() - _IDLE
+            idle = [one for one in self._free if one.used < since]
             if len(idle) == len(self._all):
                 self._wanted = 0
             for worker in idle:
-                # Whoever takes it meanwhile starts another process, by which it is not confused.
-                await worker.end()
+                if worker in self._free:  # still: ending the one before it took a moment
+                    # Whoever takes it meanwhile starts another process, and is not confused by it.
+                    await worker.end()
 
     async def end(self) -> None:
         """Have no process left."""
@@ -109,18 +111,21 @@ class _Worker:
         self._stream: trio.SocketStream | None = None
 
     async def take_in(self, frames: Sequence[Frame], part: memoryview, told: Told) -> None:
+        is_answered = False
         try:
             with trio.fail_after(_PATIENCE):
                 stream = self._stream or await self._start()
                 await stream.send_all(_asked(frames, len(part)))
                 await stream.send_all(part)
                 await _hear(stream, len(frames), told)
+            is_answered = True
         except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
-            if self._process is not None:
-                self._process.kill()
-            await self.end()
             raise WorkerLost(str(error) or f"no answer in {_PATIENCE:g} s") from error
         finally:
+            if not is_answered:  # what it would still say, the next batch took for its own answers
+                if self._process is not None:
+                    self._process.kill()
+                await self.end()
             self.used = trio.current_time()
 
     async def _start(self) -> trio.SocketStream:
@@ -182,4 +187,4 @@ def _understood(data: bytearray, at: int) -> tuple[AysfsError | None, int] | Non
     end = words + TROUBLE.unpack_from(data, at + 1)[0]
     if len(data) < end:
         return None
-    return _ERRORS[Result(data[at])](data[words:end].decode()), end
+    return _ERRORS[Result(data[at])](data[words:end].decode(errors="replace")), end

@@ -65,11 +65,13 @@ class Paths:
         return self._follow(path) if found is None else found
 
     def _follow(self, path: bytes) -> int | None:
-        ahead = path.split(b"/")[::-1]
+        ahead = path.split(b"/", _MOST_STEPS)[::-1]
         place = b""
-        for _ in range(_MOST_STEPS):
+        for left in range(_MOST_STEPS, 0, -1):
             if not ahead:
                 return self.files.get(place)
+            if len(ahead) > left:  # it will not end: a loop of symlinks adds more with each step
+                return None
             part = ahead.pop()
             if part == b"..":
                 place = place.rpartition(b"/")[0]
@@ -81,7 +83,7 @@ class Paths:
                     continue
                 if target.startswith(b"/"):
                     place = b""
-                ahead += target.split(b"/")[::-1]
+                ahead += target.split(b"/", _MOST_STEPS)[::-1]
         return None
 
     def library(self, name: bytes) -> int | None:

@@ -1,5 +1,6 @@
 """What programs, libraries and scripts of a list refer to, what is read, and what a start reads."""
 
+import time
 from collections.abc import Sequence
 
 from hypothesis import given
@@ -9,6 +10,7 @@ from aysfs import digest as digests
 from aysfs.flist.entry import Entry, Kind
 from aysfs.limits import LARGE
 from aysfs.references import MOST, References
+from aysfs.references.paths import Paths
 from tests.t1_references.elves import elf
 from tests.t1_references.reading import SITE, STANDARD, Tree, executable
 from tests.trees import lists, regular, symlink
@@ -160,6 +162,14 @@ def test_symlinks_that_lead_round_and_round_lead_nowhere() -> None:
 
 
 # --- the start ---------------------------------------------------------------------------
+
+
+def test_a_loop_of_symlinks_with_long_targets_takes_no_time() -> None:
+    paths = Paths()
+    paths.add_link(b"/a", b"/a" + b"/." * 2000)
+    began = time.thread_time()
+    assert [paths.find(b"/a/b") for _ in range(200)] == [None] * 200
+    assert time.thread_time() - began < 0.5
 
 
 def test_a_start_reads_the_programs_and_what_they_need_and_no_script() -> None:

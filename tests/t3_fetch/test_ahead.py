@@ -407,3 +407,17 @@ async def test_who_has_just_waited_is_given_a_moment_to_wait_again(
         flights.press(-1)
         ended = trio.current_time()
     assert trio.current_time() - ended == pytest.approx(0.02)
+
+
+async def test_who_waited_for_what_is_fetched_ahead_is_given_no_moment(
+    autojump_clock: MockClock,
+) -> None:
+    flights = Flights(60, "a test", 16)
+    flight = flights.wanted(digests.of(b"a"), 1, "a test")
+    flight.ahead = True
+    await trio.sleep(1)
+    with trio.move_on_after(1):
+        await flights.landed(flight, 1)
+    ended = trio.current_time()
+    await flights.calm()
+    assert trio.current_time() == ended

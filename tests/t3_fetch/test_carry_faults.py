@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from aysfs import digest as digests
 from aysfs.digest import Digest
-from aysfs.errors import BlobMissing, NoSpace
+from aysfs.errors import BlobMissing, NoSpace, StoreTrouble
 from aysfs.limits import Limits
 from aysfs.pack.format import Columns, Entry
 from aysfs.pack.frame import compress
@@ -219,3 +219,30 @@ async def test_no_space_is_told_to_who_waits(
     async with serving(tmp_path, memory, index, limits=Limits(size=4096, keep_free=0)) as fetcher:
         with pytest.raises(NoSpace):
             await read(fetcher, data[0])
+
+
+async def test_a_blob_that_a_pack_has_twice_is_fetched_alone_once_where_the_pack_fails(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    data = many(2)
+    blobs = [data[0], data[1], data[1]]
+    pack, packed_bytes = pack_of(blobs)
+    memory = MemoryStore()
+    for one in (packed_bytes, *data):
+        memory.add(one)
+    both_wait = trio.Event()
+
+    class FailsLate(Passes):
+        async def get_range(self, *_asked: object) -> None:
+            await both_wait.wait()
+            raise StoreTrouble("a test")
+
+    store = Counts(FailsLate(memory))
+    index = PackIndex.join([pack], has_start=False)
+    async with serving(tmp_path, store, index) as fetcher, trio.open_nursery() as nursery:
+        nursery.start_soon(read_all, fetcher, data[:1])
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(read_all, fetcher, data[1:])
+        await trio.testing.wait_all_tasks_blocked()
+        both_wait.set()
+    assert sorted(store.gets.values()) == [1, 1]

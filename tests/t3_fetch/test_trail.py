@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from aysfs import digest as digests
 from aysfs.digest import Digest
 from aysfs.fetch.planner import LED_REACH, LONGEST_REACH, Around, Packs
-from aysfs.fetch.segment import Segment, Wanted
+from aysfs.fetch.segment import MOST_FRAMES, Segment, Wanted
 from aysfs.fetch.trail import Trail, leads, near
 from aysfs.pack.frame import compress
 from aysfs.pack.index import PackIndex, PackInfo
@@ -194,6 +194,13 @@ def test_a_trail_lets_others_run_while_it_is_looked_for() -> None:
     assert max(steps) == 64
 
 
+def test_a_trail_lets_others_run_among_blobs_that_all_refer_to_each_other() -> None:
+    index = index_of(
+        [b"%d" % number for number in range(255)], dict.fromkeys(range(255), range(255))
+    )
+    assert sum(at is None for at in leads(index, 0, everything)) >= 255 * 254 // 64
+
+
 # --- a miss ------------------------------------------------------------------------------
 
 
@@ -231,6 +238,14 @@ def test_with_references_a_miss_reaches_less_far_and_a_further_one_farther() -> 
     assert abs(2 * lengths[0] - LED_REACH) < 3 * EACH
     assert lengths == sorted(lengths)
     assert abs(2 * lengths[-1] - LONGEST_REACH) < 3 * EACH
+
+
+def test_a_miss_among_tiny_blobs_brings_a_bounded_number_of_them() -> None:
+    packs = Packs()
+    packs.add(index_of([b"%d" % number for number in range(4000)], {}))
+    around = packs.around(digests.of(b"9"), 1, everything)
+    assert around is not None
+    assert len(around.segment.frames) == MOST_FRAMES
 
 
 def test_the_index_says_more_than_the_head_of_the_start_pack_that_came_before_it() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from aysfs import digest as digests
 from aysfs.cache.blobs import Cache
-from aysfs.errors import AysfsError, NoSpace, PackDamaged
+from aysfs.errors import AysfsError, CacheUnusable, NoSpace, PackDamaged
 from aysfs.fetch import carry as carry_module
 from aysfs.fetch import workers as workers_module
 from aysfs.fetch.ahead import Ahead
@@ -25,7 +26,7 @@ from aysfs.store.faults import Counts, Passes
 from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import Store
 from tests.cancelling import Cut, Traces, assert_nothing_left, at_every_await
-from tests.conftest import ExpectOutput
+from tests.conftest import ExpectOutput, open_descriptors
 from tests.packing import many, packed
 from tests.t3_fetch.carrying import ROOMY, follow, has, read_all
 
@@ -40,9 +41,11 @@ def from_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def workers_of(tmp_path: Path, limits: Limits = ROOMY) -> AsyncIterator[Workers]:
+async def workers_of(
+    tmp_path: Path, limits: Limits = ROOMY, most: int = 1
+) -> AsyncIterator[Workers]:
     cache = Cache(tmp_path / "cache", limits)
-    workers = Workers(cache, 1)
+    workers = Workers(cache, most)
     try:
         yield workers
     finally:
@@ -245,6 +248,32 @@ async def test_one_without_work_ends_and_another_is_started_when_there_is_some(
         nursery.cancel_scope.cancel()
 
 
+async def test_one_that_gets_work_while_another_without_any_ends_is_left_alone(
+    tmp_path: Path, no_leaks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "_IDLE", 0.05)
+    frames, part = batch([compress(one) for one in DATA], DATA)
+    async with workers_of(tmp_path, most=2) as workers, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as both:
+            both.start_soon(workers.take_in, frames[:5], part, Told())
+            both.start_soon(workers.take_in, frames[:5], part, Told())
+        pids, opened = children(), len(open_descriptors())
+        assert len(pids) == 2
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        nursery.start_soon(workers.end_idle)
+        while len(open_descriptors()) >= opened:  # until the first is told to end
+            await trio.lowlevel.checkpoint()
+        told = Told()
+        async with trio.open_nursery() as work:
+            work.start_soon(workers.take_in, frames, part, told)
+            await trio.testing.wait_all_tasks_blocked()
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        assert told == dict.fromkeys(range(len(DATA)))
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_cache_that_it_may_not_use_is_told_of_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], expected_output: ExpectOutput
 ) -> None:
@@ -258,6 +287,38 @@ async def test_a_cache_that_it_may_not_use_is_told_of_in_one_line(
         (tmp_path / "cache/lock.old").rename(tmp_path / "cache/lock")
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("aysfs: taking blobs in: ")
+
+
+@pytest.mark.parametrize("name", ["\u00e9" * 100, "x" + "\u00e9" * 100], ids=["even", "odd"])
+async def test_words_that_are_cut_amid_a_character_are_understood(
+    tmp_path: Path, no_leaks: None, name: str
+) -> None:
+    place = tmp_path.joinpath(name, *["\u00e9" * 100] * 5)
+    place.mkdir(parents=True)
+    async with workers_of(place) as workers:
+        await workers.take_in(*batch([compress(DATA[9])], DATA[9:10]), Told())
+        (place / "cache/objects").rename(place / "objects")
+        (place / "cache/objects").write_bytes(b"")
+        told = Told()
+        await workers.take_in(*batch([compress(one) for one in DATA[:3]], DATA[:3]), told)
+        assert [type(error) for error in told.values()] == [CacheUnusable] * 3
+
+
+async def test_answers_that_nobody_took_are_not_taken_for_those_of_the_next_batch(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    class Bug(Exception):
+        pass
+
+    def has_a_bug(_number: int, _error: AysfsError | None) -> None:
+        raise Bug
+
+    async with workers_of(tmp_path) as workers:
+        with pytest.raises(Bug):
+            await workers.take_in(*batch([compress(one) for one in DATA], DATA), has_a_bug)
+        told = Told()
+        await workers.take_in(*batch([b"no frame"] * 3, DATA[:3]), told)
+        assert [type(error) for error in told.values()] == [PackDamaged] * 3
 
 
 async def test_work_that_is_cut_anywhere_is_finished_or_was_not_begun(tmp_path: Path) -> None:
@@ -283,22 +344,43 @@ async def test_a_process_is_given_so_many_bytes_at_once_and_not_more(
     tmp_path: Path, no_leaks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(carry_module, "_GIVEN_BYTES", 5000)
-    given: list[int] = []
+    data = [*DATA[:50], *many(3, 20_000), *DATA[50:60]]
+    given = await given_at_once(tmp_path, monkeypatch, data)
+    several = [length for count, length, _ in given if count > 1]
+    assert 3000 < max(several) <= 5000
+    assert len(given) - len(several) >= 3
+
+
+async def test_a_process_is_given_so_much_content_at_once_and_not_more(
+    tmp_path: Path, no_leaks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carry_module, "_GIVEN_CONTENT", 1 << 20)
+    data = [bytes(100_000 + number) for number in range(40)]
+    data[20:20] = [bytes(2 << 20), bytes(3 << 20)]
+    given = await given_at_once(tmp_path, monkeypatch, data)
+    several = [size for count, _, size in given if count > 1]
+    assert 900_000 < max(several) <= 1 << 20
+    assert len(given) - len(several) >= 2
+
+
+async def given_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: list[bytes]
+) -> list[tuple[int, int, int]]:
+    """The blobs of each batch that a process is given for these, their frames' and own bytes."""
+    given: list[tuple[int, int, int]] = []
     take_in = Workers.take_in
 
     async def noted(
         self: Workers, frames: Sequence[Frame], part: memoryview, told: Callable[..., None]
     ) -> None:
-        given.append(len(part) if len(frames) > 1 else 0)
+        given.append((len(frames), len(part), sum(one.size for one in frames)))
         await take_in(self, frames, part, told)
 
     monkeypatch.setattr(Workers, "take_in", noted)
     memory = MemoryStore()
-    data = [*DATA[:50], *many(3, 20_000), *DATA[50:60]]
     index = packed(memory, [data])
     async with serving(tmp_path, memory) as fetcher:
         fetcher.crew.packs.add(index)
         await follow(fetcher, index)
         assert all(has(fetcher, one) for one in data)
-    assert 3000 < max(given) <= 5000
-    assert given.count(0) >= 3
+    return given
