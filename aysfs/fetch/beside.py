@@ -96,9 +96,9 @@ class Beside:
             self._due = trio.current_time()
 
     async def _bring_some(self) -> None:
-        way = self._newest()
+        way = self._newest()  # it may be a newer one by now
         # What it plans is boarded before anybody else can run.
-        segment = None if way is None else way.next(self._pace.size)
+        segment = way.next(self._pace.size) if way is not None and way.look() else None
         if way is None or segment is None:
             await trio.lowlevel.checkpoint()
             return

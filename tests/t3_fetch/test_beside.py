@@ -118,6 +118,33 @@ async def test_what_is_not_found_yet_is_looked_for_before_anybody_makes_way() ->
     assert line.asked == [1]
 
 
+async def test_a_newer_miss_while_one_makes_way_is_looked_for_first() -> None:
+    line = Line()
+    line.is_calm = trio.Event()
+
+    class Late(Way):
+        looks = 0
+
+        def look(self) -> bool:
+            self.looks += 1
+            return self.looks > 3
+
+        def next(self, most: int) -> Segment | None:
+            assert self.looks > 3
+            return super().next(most)
+
+    async with trio.open_nursery() as nursery:
+        beside = Beside(line.turn, line.carry, line.calm, nursery)
+        beside.follow(Way(1, 1))
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+        beside.follow(Late(2, 1))
+        line.is_calm.set()
+        for _ in range(2):
+            line.go_on.release()
+    assert line.asked == [2, 1]
+
+
 async def test_nothing_runs_when_there_is_nothing_to_follow() -> None:
     line = Line()
     async with trio.open_nursery() as nursery:
