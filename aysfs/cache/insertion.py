@@ -63,6 +63,10 @@ class Insertion:
             cache.usage.release(size)
             raise translated(error, cache.root) from error
 
+    def here(self, _digest: Digest) -> int:
+        """Bytes of the blob that have come."""
+        return self.progress
+
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes; Corrupt as soon as they cannot be, or are not, the blob."""
         with self._lock:

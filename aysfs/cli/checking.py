@@ -94,7 +94,8 @@ def _judge(report: CheckReport) -> None:
         )
     if kinds:
         raise BlobMissing(
-            f"{len(kinds)} blobs are missing", hint="push or build those services again"
+            f"{len(kinds)} blobs are missing",
+            hint="`aysfs store pack NAME` makes packs; push or build services that lack others",
         )
     if report.unreadable:
         raise BadList(f"{len(report.unreadable)} lists", 0, "cannot be read")

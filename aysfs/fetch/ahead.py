@@ -27,7 +27,7 @@ _YIELDS = 0.050  # seconds for which the last of us waits for readers
 _WORTH_IT = 1 << 20  # bytes of room in the cache with which it goes on
 _PIECE = 1 << 20  # bytes of a large blob
 _AT_ONCE = 16  # blobs that are there already, before others may run
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds after trouble
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 16.0  # seconds after trouble
 _PATIENCE = 8.0  # the longest pause while somebody waits for all of it, and is to be told
 
 
@@ -36,9 +36,10 @@ class Going:
     """How far it is, for ``status``. Bytes are those of packs, as stored, or of single blobs."""
 
     what: str
-    done: int = 0
+    done: int = 0  # or needed no doing
     total: int = 0
     lost: int = 0  # of what is done: in damaged packs, or there was no room
+    under_way: int = 0
     state: str = "waiting"
 
 
@@ -62,6 +63,7 @@ class Ahead:
         self._polite = polite
         self._tell = tell
         self._pause = _FIRST_PAUSE
+        self._again = 0.0  # of trio's clock: when to try after trouble
 
     async def follow(self, course: Course, going: Going) -> None:
         """Have all of a course in the cache, but for what fails. Ends when the cache is full."""
@@ -82,12 +84,15 @@ class Ahead:
                     await self._fetcher.calm()
             async with self._fetcher.crew.turn():
                 segment = course.next(most)  # what it plans is boarded before anybody else can run
-                going.done = course.passed
                 going.lost += course.take_lost()
+                going.under_way += segment.length if segment is not None else 0
+                going.done = course.passed - going.under_way
                 if segment is None:
                     await trio.lowlevel.checkpoint()
                     continue
                 carried = await self._fetcher.crew.carry(segment, going.what, self._pace.throttle)
+            going.under_way -= segment.length
+            going.done = course.passed - going.under_way
             if carried.outcome is Outcome.DONE:
                 self._pace.learn(carried.latency, carried.seconds)
             if self._tell is not None:
@@ -120,8 +125,12 @@ class Ahead:
         return len(sizes) == 1 and not has_room(sizes[0]) and has_room(_WORTH_IT)
 
     async def _rest(self) -> None:
-        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
-        await trio.sleep(pause)
+        """All of us for as long: the pause grows with the trouble, and not with who met it."""
+        now = trio.current_time()
+        if now >= self._again:
+            self._again = now + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        await trio.sleep_until(self._again)
 
     async def fetch_singly(
         self, blobs: Iterator[Blob], going: Going, most: int = SIDE_BY_SIDE

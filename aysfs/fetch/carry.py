@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 import trio
 
 from aysfs.cache.blobs import Cache
+from aysfs.digest import Digest
 from aysfs.errors import AysfsError, Corrupt, NoSpace, first_of
 from aysfs.fetch.segment import Segment
 from aysfs.fetch.take import Taker
@@ -115,6 +116,14 @@ class Carry:
     def progress(self) -> int:
         """For whoever watches for a stall: bytes that came, and frames that were taken in."""
         return self._came + self._done
+
+    def here(self, digest: Digest) -> int:
+        """About as much of a blob's size as of its frame has come."""
+        for frame in self.segment.frames:
+            if frame.digest == digest:
+                came = min(max(self._came - frame.start, 0), frame.stored)
+                return frame.size * came // frame.stored
+        return 0
 
     def write(self, data: bytes | memoryview, /) -> None:
         """Take the next bytes."""

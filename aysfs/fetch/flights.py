@@ -37,6 +37,9 @@ class Moving(Protocol):
     def progress(self) -> int:
         """Bytes that it has taken, and whatever else shows that it moves."""
 
+    def here(self, digest: Digest) -> int:
+        """Bytes of a blob that have come, as far as can be told."""
+
 
 class InFlight(NamedTuple):
     """A flight as ``status`` tells of it. ``waited`` is in seconds, of the first who waits."""
@@ -107,8 +110,7 @@ class Flight:
     descriptor: int | None = None
     error: AysfsError | None = None
     carrier: Moving | None = None
-    shared: bool = False  # its carrier brings others as well
-    ahead: bool = False  # and was sent before anybody asked
+    ahead: bool = False  # its carrier was sent before anybody asked
     progress: int = 0  # what the watch saw last
 
     @property
@@ -144,7 +146,7 @@ class Flight:
 
     def told_of(self, now: float) -> InFlight:
         """For ``status``."""
-        here = 0 if self.carrier is None or self.shared else self.carrier.progress
+        here = 0 if self.carrier is None else self.carrier.here(self.digest)
         waited = now - self.since if self.waiting else 0.0
         who = tuple(pid for pid in self.who if pid > 0)
         return InFlight(self.digest, self.size, here, self.waiting, waited, self.why, who)
@@ -303,14 +305,14 @@ class Flights:
             elif flight.queued:
                 self._dequeue(flight)
             flight.carrier, flight.scope = carrier, scope
-            flight.shared, flight.ahead = True, ahead
+            flight.ahead = ahead
             flights.append(flight)
         return flights
 
     def let_off(self, flight: Flight) -> None:
         """Its carrier did not bring it. The crew does, if anybody waits."""
         flight.carrier = flight.scope = None
-        flight.shared = flight.ahead = False
+        flight.ahead = False
         if self._ended:
             self.give_up(flight)
         elif flight.stalled:

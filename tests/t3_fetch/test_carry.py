@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -12,6 +13,7 @@ from aysfs.digest import Digest
 from aysfs.fetch.ahead import Ahead
 from aysfs.fetch.carry import Outcome
 from aysfs.fetch.fetcher import open_fetcher
+from aysfs.fetch.segment import part
 from aysfs.limits import Limits
 from aysfs.store.faults import Counts, Passes
 from aysfs.store.memory import MemoryStore
@@ -131,6 +133,34 @@ async def test_a_reader_whose_blob_is_fetched_ahead_waits_for_that(
         assert waited[0].why == "a test"
         gate.set()
     assert len(store.ranges) == 1
+
+
+async def test_who_waits_for_a_blob_of_a_pack_sees_how_far_it_is(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    small, large = many(2, 3_000_000)
+    memory = MemoryStore()
+    index = packed(memory, [[small, large]])
+    go_on = trio.Event()
+
+    class Halfway(Passes):
+        async def get_range(
+            self, digest: Digest, size: int, start: int, length: int, sink: Sink
+        ) -> None:
+            data = memory.blobs[digest][start : start + length]
+            sink.write(data[: length * 3 // 4])
+            await go_on.wait()
+            sink.write(data[length * 3 // 4 :])
+
+    segment = part(index, index.packs[0], 0, 2)
+    async with serving(tmp_path, Halfway(memory), index) as fetcher, trio.open_nursery() as nursery:
+        nursery.start_soon(fetcher.crew.carry, segment, "a test")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(read_all, fetcher, [large])
+        await wait_all_tasks_blocked()
+        (waited,) = [one for one in fetcher.in_flight() if one.waiting]
+        assert waited.here == pytest.approx(len(large) / 2, rel=0.01)
+        go_on.set()
 
 
 async def test_what_is_fetched_ahead_evicts_nothing_and_ends_when_the_cache_is_full(

@@ -68,11 +68,12 @@ async def serving(tmp_path: Path, store: Store, processes: int = 2) -> AsyncIter
 
 
 def children() -> set[int]:
-    """Processes that we have started."""
+    """Processes that we have started to take blobs in; another test's server is none."""
     return {
         int(pid)
         for task in os.listdir("/proc/self/task")
         for pid in Path(f"/proc/self/task/{task}/children").read_text().split()
+        if b"aysfs.fetch.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     }
 
 

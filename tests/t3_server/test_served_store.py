@@ -73,6 +73,23 @@ async def test_a_gc_beside_a_push_takes_nothing_that_it_needs(
         assert await store.notes() == {}
 
 
+@pytest.mark.parametrize("size", [1000, len(DATA)], ids=["with others", "alone"])
+async def test_a_damaged_blob_that_is_sent_again_is_whole_again(
+    server: StoreServer, size: int
+) -> None:
+    data = DATA[:size]
+    digest = digests.of(data)
+    async with opened(server, "damaged") as store:
+        await store.put_many([BlobSource.of(digest, data)])
+        (path,) = (server.root / "damaged").rglob(digest.hex())
+        path.chmod(0o600)
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        await store.put_many([BlobSource.of(digest, data)])
+        held = Held()
+        await store.get(digest, size, held)
+        assert held.getvalue() == data
+
+
 # --- lists and parts ---------------------------------------------------------------------------
 
 
