@@ -67,6 +67,8 @@ class Workers:
         Not given up when cancelled: it is over soon, and nobody would know what is here.
         """
         async with self._turns:
+            if self._are_lost:  # meanwhile: the next one would take as long to be given up
+                raise WorkerLost("another one was lost")
             worker = self._free.pop()
             try:
                 with trio.CancelScope(shield=True):

@@ -206,6 +206,32 @@ async def test_a_process_that_answers_nothing_is_given_up(
         assert not workers.are_worth_it(1000)
 
 
+async def test_who_waits_for_a_process_that_is_given_up_does_not_wait_for_another(
+    tmp_path: Path,
+    no_leaks: None,
+    expected_output: ExpectOutput,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected_output(LOST)
+    monkeypatch.setattr(workers_module, "_PATIENCE", 0.3)
+    command = ["sh", "-c", f"echo started >> {tmp_path}/started; exec sleep 600"]
+    monkeypatch.setattr(workers_module, "_COMMAND", command)
+    frames, part = batch([compress(one) for one in DATA[:9]], DATA[:9])
+    lost = 0
+
+    async def work() -> None:
+        nonlocal lost
+        with pytest.raises(WorkerLost):
+            await workers.take_in(frames, part, Told())
+        lost += 1
+
+    async with workers_of(tmp_path) as workers, trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(work)
+    assert lost == 4
+    assert (tmp_path / "started").read_text().count("started") == 1
+
+
 @pytest.mark.parametrize("command", [["false"], ["/nowhere/at/all"]])
 async def test_what_cannot_be_started_is_done_here(
     tmp_path: Path,

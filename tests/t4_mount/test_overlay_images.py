@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -228,4 +229,18 @@ def test_a_list_of_any_length_is_compiled_and_a_bad_line_of_it_named(
     listed.write_text(text)
     site.mount(str(listed))
     assert len(os.listdir(site.point / "opt/test")) == count
+    site.umount()
+
+
+def test_a_short_list_of_deep_directories_takes_no_memory_of_the_daemon(
+    site: Site, tree: Path
+) -> None:
+    site.push(tree)
+    listed = site.root / "deep.flist"
+    listed.write_text(f"/opt/test{'/a' * 15_000}|{'0' * 32}|1\n")
+    site.mount(str(listed))
+    status = Path(f"/proc/{site.ask()['pid']}/status").read_text()
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    assert int(peak) < 180_000
+    assert os.listdir(site.point / "opt/test") == ["a"]
     site.umount()

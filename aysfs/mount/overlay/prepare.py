@@ -4,6 +4,7 @@ A list that was compiled before is only hashed. Of another the image is taken fr
 trusted for that, or compiled: a short one here, a long one in a process of its own.
 """
 
+import io
 import json
 import logging
 import os
@@ -38,8 +39,10 @@ log = logging.getLogger(__name__)
 _PYTHON = (sys.executable, "-P", "-m")
 _COMPILER = "aysfs.mount.overlay.compile"
 _CLASHING = "aysfs.mount.overlay.clashing"
-# Bytes of a list: some 20 ms of work, where the start of a process takes 80 to 100.
+# Bytes of a list: some 20 ms of work, where the start of a process takes 80 to 100. As each part of
+# a path is a directory with a path of its own, these are bounded too: 64 MiB at most.
 _SHORT = 256 << 10
+_MOST_PARTS, _LONGEST_LINE = 1 << 15, 4096
 
 
 async def prepare(
@@ -124,16 +127,20 @@ class _Found:
         if isinstance(self._ref, ServiceName):
             image = await trust.take_trusted(images, self._key, size, self._ref, options)
         if image is None and size <= _SHORT:
-            return await trio.to_thread.run_sync(self._compile_here, images, copy)
+            image = await trio.to_thread.run_sync(self._compile_here, images, copy)
         if image is None:
             key = self._key
             await _compile(Work(options.cache, str(copy), self.source, key.sha256, key.mtime_ns))
             image = await trio.to_thread.run_sync(images.find, key)
         return image
 
-    def _compile_here(self, images: ImageCache, copy: Path) -> CachedImage:
-        with copy.open("rb") as file:
-            return compile_list(images, self._key, file, self.source)
+    def _compile_here(self, images: ImageCache, copy: Path) -> CachedImage | None:
+        """The image of a short list; None of one that takes more than its length says."""
+        data = copy.read_bytes()
+        longest = max(map(len, data.split(b"\n")))
+        if data.count(b"/") > _MOST_PARTS or longest > _LONGEST_LINE:
+            return None
+        return compile_list(images, self._key, io.BytesIO(data), self.source)
 
     def shown(self, options: MountOptions) -> ShownList:
         """The list as a plan has it."""
