@@ -77,7 +77,7 @@ class Packs:
             segment = part(index, pack, here, last + 1)
             left = reach - segment.length
             found = chain(leads(index, here, wanted), near(index, here, left, wanted))
-            return Around(segment, Trail(index, found, wanted, self.is_trusted))
+            return Around(segment, Trail(index, found, wanted, self.gives_parts))
         return None
 
     def _further(self, pack: PackInfo, first: int) -> int:
@@ -90,6 +90,10 @@ class Packs:
         """A way through all packs of an index, or its start pack, from front to back."""
         end = index.packs[0].count if start_pack_only else len(index)
         return Course(self, index, 0, end, wanted)
+
+    def gives_parts(self, pack: PackInfo) -> bool:
+        """Whether parts of a pack may be planned with."""
+        return not self.whole_only and self.is_trusted(pack)
 
     def is_trusted(self, pack: PackInfo) -> bool:
         """Whether a pack may be planned with."""

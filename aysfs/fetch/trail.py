@@ -10,8 +10,8 @@ from itertools import islice, zip_longest
 from aysfs.fetch.segment import MOST_FRAMES, Segment, Wanted, of_those
 from aysfs.pack.index import PackIndex, PackInfo
 
-Trusted = Callable[[PackInfo], bool]
-"""Whether a pack may be planned with."""
+GivesParts = Callable[[PackInfo], bool]
+"""Whether parts of a pack may be planned with."""
 
 # Importing numpy, pandas, django and sqlalchemy over 50 ms and 100 Mbit/s, 685 blobs in 38 MB of
 # frames, leaves 18 misses with 16 MiB and with 32 MiB, 25 with 8 MiB (a model of the line, and a
@@ -76,13 +76,15 @@ class Trail:
     What lies next to each other in a pack comes in one segment, be it of a later turn.
     """
 
-    def __init__(self, index: PackIndex, found: Found, wanted: Wanted, is_trusted: Trusted) -> None:
+    def __init__(
+        self, index: PackIndex, found: Found, wanted: Wanted, gives_parts: GivesParts
+    ) -> None:
         self.index = index
         self._found: Found | None = found  # until all is
         self._order: list[int] = []
         self._members: frozenset[int] = frozenset()
         self._wanted = wanted
-        self._is_trusted = is_trusted
+        self._gives_parts = gives_parts
         self._next = 0
         self._looks = _FEWEST_LOOKS
 
@@ -117,7 +119,7 @@ class Trail:
             at = self._order[self._next]
             self._next += 1
             pack = self.index.packs[self.index.pack(at)]
-            if self._is_wanted(at) and self._is_trusted(pack):
+            if self._is_wanted(at) and self._gives_parts(pack):
                 return of_those(self.index, pack, self._with_neighbours(at, pack, most))
         return None
 
