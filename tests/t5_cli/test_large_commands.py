@@ -64,7 +64,8 @@ def test_fetch_completes_what_was_begun(large: Host) -> None:
     assert "of parts of 1 large blobs" in large.ok("cache", "stats")
     report = json.loads(large.ok("fetch", "test", "--json"))
     assert (report["failed"], report["blobs"]) == (0, 2)
-    assert report["fetched_bytes"] <= SIZE + 5 - size
+    # What was read is not fetched again. A chunk more may lie there that was not marked in time.
+    assert report["fetched_bytes"] <= SIZE + 5 - (3 << 20)
     assert parts(large) == (0, 0)
     assert MD5 in [path.name for path in large.cached()]
     assert large.ok("cache", "verify").endswith(", 0 corrupt\n")
