@@ -102,7 +102,7 @@ async def _within(settings: Settings, store: Store, work: Awaitable[T]) -> T:
 
 def _images(settings: Settings) -> ImageCache | None:
     """The images of the cache, None where none was ever made: looking makes no cache."""
-    if not (settings.cache / "images").is_dir():
+    if not os.path.isdir(settings.cache / "images"):  # or it is nobody's to look at: see below
         return None
     try:
         return ImageCache(settings.cache, report=lambda line: note(f"aysfs: {line}"))
