@@ -65,6 +65,8 @@ def push_command(
     )
     if report.packs is not None:
         click.echo(f"{ref}: {report.packs.text}")
+    if report.withdrawn:
+        note(f"{ref}: its packs are of the list before; `aysfs store pack {ref}` makes new ones")
 
 
 async def _push(

@@ -48,6 +48,8 @@ class PushReport(NamedTuple):
     """Of the image and its index, 0 where none was asked for."""
     packs: PackReport | None = None
     """None where none were asked for."""
+    withdrawn: bool = False
+    """Whether packs of the list before are of no use any more, and there are no new ones."""
 
 
 def no_progress(_sent: Sent) -> None:
@@ -94,12 +96,14 @@ async def push(
             frames = FramesOfFiles({sender.digests[one.key]: one for one in files})
             entries = partial(_entries, found, sender)
             made, packed = await send_packs([claim], name, sha256, entries, frames, step=step)
+        withdrawn = False
         for one in names:
             await keep_image(claim, one, sha256, new)
-            await keep_packs(claim, one, sha256, made)
+            withdrawn |= await keep_packs(claim, one, sha256, made)
             await claim.publish(one, chunks)
     report = _report(name, files, sender, chunks)
-    return report._replace(image_bytes=new.size if new else 0, packs=packed)
+    size = new.size if new else 0
+    return report._replace(image_bytes=size, packs=packed, withdrawn=withdrawn)
 
 
 def check_base(base: bytes) -> bytes:

@@ -36,21 +36,22 @@ async def keep(
     new: bytes | None,
     parse: Parse[T],
     counts: Callable[[Store, T], Awaitable[bool]],
-) -> None:
+) -> bool:
     """What to do under a claim before a list is published: the note will speak of it or of none.
 
     Without a ``new`` note one that ``counts`` in its store stays: it speaks of the very same list,
     and all that it names is there. Any other is withdrawn: a gc takes what it names, and the list
-    of which it speaks may come back.
+    of which it speaks may come back. Whether one was.
     """
     if new is not None:
         await claim.keep_note(note, new)
-        return
+        return False
     for store in members(claim.store):
         found = await read(store, note, parse)
         if found is not None and not await counts(store, found):
             await claim.keep_note(note, WITHDRAWN)
-            return
+            return True
+    return False
 
 
 async def delete(store: Store, note: str) -> None:

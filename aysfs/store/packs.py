@@ -170,7 +170,7 @@ def blobs_of(found: PublishedPacks, index: PackIndex | None) -> dict[Digest, int
 
 async def keep_packs(
     claim: Claim, name: ServiceName, list_sha256: str, new: PublishedPacks | None
-) -> None:
+) -> bool:
     """What to do under a claim before a list is published (``list_notes.keep``).
 
     ``new`` packs and their index must be there.
@@ -180,7 +180,7 @@ async def keep_packs(
         return found.list_sha256 == list_sha256 and await _are_whole(claim.missing, store, found)
 
     data = None if new is None else new.to_json()
-    await list_notes.keep(claim, packs_note(name), data, from_json, counts)
+    return await list_notes.keep(claim, packs_note(name), data, from_json, counts)
 
 
 async def delete_packs(store: Store, name: ServiceName) -> None:

@@ -71,6 +71,21 @@ def test_packs_in_the_life_of_a_list(service: Host) -> None:
     assert gc(service) > 2
 
 
+def test_a_push_says_that_packs_of_the_list_before_are_withdrawn(service: Host) -> None:
+    words = f"{NAME}: its packs are of the list before; `aysfs store pack {NAME}` makes new ones\n"
+    service.ok(*PUSH, "--packs")
+    assert words not in service.run(*PUSH).err  # the very same list: they stay
+    assert "index" in note(service)
+    (service.root / "tree/new").write_text("new")
+    assert words in service.run(*PUSH).err
+    assert "index" not in note(service)
+    (service.root / "tree/newer").write_text("newer")
+    assert words not in service.run(*PUSH).err
+    service.ok("store", "pack", "test")
+    (service.root / "tree/newest").write_text("newest")
+    assert json.loads(service.ok(*PUSH, "--json"))["withdrawn"]
+
+
 def test_what_is_in_a_store_is_packed(service: Host) -> None:
     digest = Digest(bytes.fromhex("e2c865db4162bed963bfaa9ef6ac18f0"))  # of tree/data
     profile = f"#profile 1\n#runs 1\n{digest.hex()}|256|1|1\n"
