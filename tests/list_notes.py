@@ -52,7 +52,7 @@ class Kind(Generic[T]):
     read: Callable[[Store, ServiceName], Awaitable[T | None]]
     blobs: Callable[[Store, T], Awaitable[Mapping[Digest, int]]]
     is_usable: Callable[[T, str], bool]
-    keep: Callable[[Claim, ServiceName, str, T | None], Awaitable[None]]
+    keep: Callable[[Claim, ServiceName, str, T | None], Awaitable[object]]
     delete: Callable[[Store, ServiceName], Awaitable[None]]
 
     def __str__(self) -> str:
