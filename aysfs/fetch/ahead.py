@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import trio
 
 from aysfs.errors import AysfsError, NoSpace
-from aysfs.fetch.carry import Outcome
+from aysfs.fetch.carry import Carried, Outcome
 from aysfs.fetch.fetcher import Fetcher
 from aysfs.fetch.pace import SHORTEST, SHORTEST_POLITE, SIDE_BY_SIDE, Pace
 from aysfs.fetch.planner import Course
@@ -85,14 +85,11 @@ class Ahead:
             async with self._fetcher.crew.turn():
                 segment = course.next(most)  # what it plans is boarded before anybody else can run
                 going.lost += course.take_lost()
-                going.under_way += segment.length if segment is not None else 0
-                going.done = course.passed - going.under_way
                 if segment is None:
+                    going.done = course.passed - going.under_way
                     await trio.lowlevel.checkpoint()
                     continue
-                carried = await self._fetcher.crew.carry(segment, going.what, self._pace.throttle)
-            going.under_way -= segment.length
-            going.done = course.passed - going.under_way
+                carried = await self._carry(segment, course, going)
             if carried.outcome is Outcome.DONE:
                 self._pace.learn(carried.latency, carried.seconds)
             if self._tell is not None:
@@ -117,6 +114,16 @@ class Ahead:
             else:
                 going.lost += segment.length if carried.outcome is Outcome.DAMAGED else 0
                 self._pause, going.state = _FIRST_PAUSE, "fetching"
+
+    async def _carry(self, segment: Segment, course: Course, going: Going) -> Carried:
+        """Bring a segment; what is under way is not done, and nothing is once this is over."""
+        going.under_way += segment.length
+        going.done = course.passed - going.under_way
+        try:
+            return await self._fetcher.crew.carry(segment, going.what, self._pace.throttle)
+        finally:
+            going.under_way -= segment.length
+            going.done = course.passed - going.under_way
 
     def _is_too_large(self, segment: Segment) -> bool:
         """Whether it is one blob that has no room, and others have."""

@@ -60,6 +60,7 @@ async def follow(fetcher: Fetcher, index: PackIndex, ahead: Ahead | None = None)
     crew, going = fetcher.crew, Going("a test")
     course = crew.packs.course(index, start_pack_only=False, wanted=crew.is_wanted)
     await (ahead or Ahead(fetcher)).follow(course, going)
+    assert going.under_way == 0
     return going
 
 
