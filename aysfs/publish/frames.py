@@ -77,15 +77,8 @@ class FramesOfStore:
         self._store = store
         self._kept = FrameSpool()
 
-    def __enter__(self) -> "FramesOfStore":
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let the file go."""
         self._kept.close()
 
     async def frames(self, blobs: Sequence[Blob]) -> list[bytes]:

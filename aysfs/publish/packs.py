@@ -9,6 +9,7 @@ nor sent again.
 import io
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
@@ -120,7 +121,7 @@ async def add_packs(
     sha256 = sha256_of([data])
     entries = partial(_entries, data, opened.source)
     async with Claim(store, waiting=waiting) as claim:
-        with FramesOfStore(store) as frames:
+        with closing(FramesOfStore(store)) as frames:
             made, report = await send_packs(
                 [claim], name, sha256, entries, frames, anew=anew, step=step
             )

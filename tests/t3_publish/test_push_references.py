@@ -4,6 +4,7 @@ import io
 import re
 import tarfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -343,7 +344,7 @@ async def test_every_source_gives_the_contents_of_its_blobs(tree: Path, no_leaks
     await push(tree, NAME, store)
     data = [text.encode() for text in MODULES.values()]
     asked_for = [(digests.of(one), len(one)) for one in data]
-    with FrameSpool() as spool, FramesOfStore(store) as kept:
+    with FrameSpool() as spool, closing(FramesOfStore(store)) as kept:
         spool.take([BlobSource.of(digests.of(one), one) for one in data])
         sources: list[Frames] = [spool, kept]
         for source in sources:
