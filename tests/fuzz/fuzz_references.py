@@ -12,7 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Not among the packages of the tests, and without types where it is there.
 # Untyped, and not in the environment of the tests.
 import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]
 

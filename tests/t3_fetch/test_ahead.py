@@ -1,6 +1,5 @@
 """Fetching ahead, where it could harm those who read: it lets them run, and takes nothing away."""
 
-import json
 import os
 import resource
 import time
@@ -15,7 +14,7 @@ from aysfs.digest import Digest
 from aysfs.fetch.ahead import Ahead, Going
 from aysfs.fetch.carry import Outcome
 from aysfs.fetch.fetcher import Fetcher
-from aysfs.fetch.flights import Flights, InFlight, in_words
+from aysfs.fetch.flights import Flights
 from aysfs.fetch.modes import ALL, PACKS, PROFILE
 from aysfs.fetch.prefetch import Prefetch, Seen
 from aysfs.limits import Limits
@@ -310,24 +309,6 @@ async def test_a_long_index_is_sorted_where_nobody_waits_for_it(
         nursery.cancel_scope.cancel()
 
 
-# --- telling -----------------------------------------------------------------------------
-
-
-def test_however_many_are_on_their_way_status_can_tell() -> None:
-    flights = [
-        InFlight(digests.of(b"%d" % one), 9, 0, one % 3, float(one % 50), f"/opt/{one}")
-        for one in range(10_000)
-    ]
-    answer = in_words(flights)
-    assert len(json.dumps(answer)) < 100_000  # a client reads 1 MiB
-    told = answer["in_flight"]
-    assert isinstance(told, list)
-    assert {one["waited"] for one in told} == {49.0}
-    assert all(one["waiting"] for one in told)
-    waited_for = sum(one.waiting > 0 for one in flights)
-    assert answer["in_flight_more"] == waited_for - len(told)
-
-
 # --- a slow line -------------------------------------------------------------------------
 
 
@@ -381,32 +362,6 @@ async def test_what_is_fetched_ahead_over_a_slow_line_makes_no_reader_look_stall
         await trio.sleep(2000)  # all of it has come
         assert not fetcher.in_flight()
     assert store.waited == 0
-
-
-async def test_who_has_just_waited_is_given_a_moment_to_wait_again(
-    autojump_clock: MockClock,
-) -> None:
-    flights = Flights(60, "a test", 16)
-    await flights.calm()
-    assert trio.current_time() == 0
-    flights.press(1)
-    calm = trio.Event()
-
-    async def wait() -> None:
-        await flights.calm()
-        calm.set()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        for _ in range(3):
-            await trio.sleep(1)
-            flights.press(-1)
-            await trio.sleep(0.015)
-            assert not calm.is_set()
-            flights.press(1)
-        flights.press(-1)
-        ended = trio.current_time()
-    assert trio.current_time() - ended == pytest.approx(0.02)
 
 
 async def test_who_waited_for_what_is_fetched_ahead_is_given_no_moment(
