@@ -52,14 +52,25 @@ _SCRATCH = "tmp-"
 
 
 class CachedImage:
-    """An image and its index, verified, mapped and open. Close it, or take its tree."""
+    """An image and its index, verified, mapped and open. Close it, or take its tree.
+
+    ``path`` is its name for people: another image may have taken its place since, or none.
+    ``descriptor`` is the image that was verified.
+    """
 
     def __init__(
-        self, folder: Path, origin: str, facts: Facts, image: mmap.mmap, index: mmap.mmap
+        self,
+        folder: Path,
+        origin: str,
+        facts: Facts,
+        descriptor: int,
+        image: mmap.mmap,
+        index: mmap.mmap,
     ) -> None:
         self.path = folder / _IMAGE
         self.facts = facts
         self.origin = origin
+        self.descriptor = descriptor
         self._image, self._mapped_index = image, index
         with memoryview(index) as view:
             self.index = DigestIndex(view)
@@ -74,17 +85,18 @@ class CachedImage:
     def take_tree(self, base: bytes) -> ImageTree:
         """The tree, which lives on, and closes the image when it is closed itself."""
         tree = self.tree(base)
-        self._close_index()
+        self._close_all_but_the_map()
         return tree
 
     def close(self) -> None:
         """Let go of both files."""
-        self._close_index()
+        self._close_all_but_the_map()
         self._image.close()
 
-    def _close_index(self) -> None:
+    def _close_all_but_the_map(self) -> None:
         self.index.close()
         self._mapped_index.close()
+        os.close(self.descriptor)
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ class NewImage:
     origin: str
     place: Path
     before: int | None
-    """What was in its place: what came there since is in use and stays."""
+    """What was in its place: what came there since is right, and stays."""
 
 
 class ImageCache:
@@ -164,6 +176,11 @@ class ImageCache:
         ImageRefused when no image can hold it, NoSpace or CacheUnusable when it cannot be kept.
         """
         with self.new(key, OWN) as new:
+            ids = {(one.what, os.fsencode(one.name)): one.id for one in facts.owners}
+            # Who put one there while the list was read need not be replaced.
+            found = self.find(key, lambda what, name: ids.get((what, name)))
+            if found is not None:
+                return found
             write_image(tree, new.image, new.index)
             return self._finish(new, facts)
 
@@ -248,18 +265,21 @@ class ImageCache:
             facts, checksums = _decode(file.read())
             with suppress(OSError):  # a full disk or a read-only one: it is not used less for that
                 os.utime(file.fileno())
-        with ExitStack() as mapped:
+        with ExitStack() as undo:
             maps = []
             for name, expected in zip((_IMAGE, _INDEX), checksums, strict=True):
                 with _open_in(descriptor, name) as file:
                     found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                mapped.callback(found.close)
+                    undo.callback(found.close)
+                    if name == _IMAGE:
+                        image = os.dup(file.fileno())
+                        undo.callback(os.close, image)
                 if (len(found), zlib.crc32(found)) != expected:
                     raise ImageDamaged(f"{name} was altered")
                 found.madvise(mmap.MADV_DONTNEED)  # all of it was read, little of it is needed
                 maps.append(found)
-            cached = CachedImage(place, origin, facts, *maps)
-            mapped.pop_all()
+            cached = CachedImage(place, origin, facts, image, *maps)
+            undo.pop_all()
             return cached
 
     # --- changing the folder, one process at a time ------------------------------------------

@@ -21,13 +21,12 @@ _CONFIG = struct.Struct("=II 52x I 176x 64x")
 _ATTEMPTS = 64  # another process may take the free device before us
 
 
-def open_loop(image: str) -> tuple[int, str]:
-    """A read-only block device showing a file: a descriptor that keeps it, and its path."""
-    with open(image, "rb") as file:
-        try:
-            return _configured(file.fileno())
-        except OSError as error:
-            raise MountFailed(f"{image}: no loop device: {error.strerror}") from error
+def open_loop(image: int) -> tuple[int, str]:
+    """A read-only block device showing an open file: a descriptor that keeps it, and its path."""
+    try:
+        return _configured(image)
+    except OSError as error:
+        raise MountFailed(f"no loop device: {error.strerror}") from error
 
 
 def _configured(file: int) -> tuple[int, str]:

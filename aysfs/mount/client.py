@@ -30,7 +30,7 @@ class NoAnswer(MountFailed):
 
 
 class Lost(NoAnswer):
-    """There is no daemon, or it is just beginning, or went away: another may be there soon."""
+    """There is no daemon, or it is just beginning, or went away, or too many ask: try again."""
 
 
 def ask(
@@ -44,7 +44,8 @@ def ask(
             client.sendall(f"{operation} {argument}".strip().encode() + b"\n")
             with client.makefile("rb") as reader:
                 line = reader.readline(_LONGEST_LINE)
-    except ConnectionError as error:  # it left before it took the request, or was killed
+    # It left before it took the request or was killed; or its queue is full (EAGAIN).
+    except (ConnectionError, BlockingIOError) as error:
         raise Lost(f"the daemon does not answer ({error})") from error
     except OSError as error:
         raise NoAnswer(f"the daemon does not answer ({error})") from error

@@ -25,6 +25,7 @@ Handler = Callable[[str], Awaitable[Answer]]
 
 _LONGEST_LINE = 1 << 20
 _LAST_ANSWERS = 5.0  # seconds
+_WAITING = 128  # clients that may connect while the daemon does something else
 
 
 async def serve_control(
@@ -50,7 +51,7 @@ async def serve_control(
             await listener.bind(f"/proc/self/fd/{folder}/{path.name}")
         finally:
             os.close(folder)
-        listener.listen(16)
+        listener.listen(_WAITING)
 
         async def answer(stream: trio.SocketStream) -> None:
             with trio.move_on_after(patience):

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice, permutations
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from aysfs.cache.images import CachedImage, ImageCache
 from aysfs.cache.list_key import ListKey
 from aysfs.errors import BadList, CacheUnusable, ImageRefused, NoSpace, PathMissing
 from aysfs.flist import Entry, Kind
-from aysfs.image.compile import WatchedReader
+from aysfs.image.compile import WatchedReader, read_tree
 from aysfs.image.facts import Facts, Owner
 from tests.trees import directory, regular, special, symlink, tree_of, written
 
@@ -282,7 +282,7 @@ def test_several_that_compile_at_once_all_have_an_image(
 
 
 def test_of_two_that_compile_at_once_the_first_is_kept(images: ImageCache) -> None:
-    """Who has it may be about to mount it by its path."""
+    """Others use it already: replacing it would double what is kept in memory of it."""
 
     class Overtaken(ImageCache):
         """Somebody else compiles the same list while this one does."""
@@ -303,8 +303,32 @@ def test_of_two_that_compile_at_once_the_first_is_kept(images: ImageCache) -> No
     compiled(Overtaken(images.folder.parent)).close()
     assert theirs == [inode()]
     assert not list(images.folder.glob("tmp-*"))
-    compiled(images).close()  # and one that nobody overtakes replaces what was found wanting
-    assert theirs != [inode()]
+
+
+def test_what_was_put_there_since_it_was_looked_for_is_used(images: ImageCache) -> None:
+    """Between a search in vain and the compilation: that of somebody else is not replaced."""
+    tree, facts = read_tree(io.BytesIO(written(entries())), "t.flist", KEY.mtime_ns)
+
+    def put(owner: int) -> int:
+        """Which folder has the image in the end, as one that knows this owner puts its own."""
+        image = images.put(KEY, tree, facts._replace(owners=(Owner("user", "somebody", owner),)))
+        assert image.tree().resolve(BASE + b"/f")
+        image.close()
+        (folder,) = images.folder.glob("a*")
+        return folder.stat().st_ino
+
+    first = put(7)
+    assert put(7) == first
+    assert put(8) != first, "that of another time, when the name meant somebody else"
+
+
+def test_an_open_image_is_the_one_that_was_verified(images: ImageCache, kept: Path) -> None:
+    """Its descriptor is, whatever is done to its name meanwhile."""
+    with closing(compiled(images)) as image:
+        good = (kept / "tree.erofs").read_bytes()
+        images.clear()
+        assert not kept.exists()
+        assert os.pread(image.descriptor, len(good) + 1, 0) == good
 
 
 def test_a_compiler_that_died_leaves_nothing_for_long(images: ImageCache, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from aysfs.errors import ExitCode, MountBusy, MountFailed
 from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount import life
-from aysfs.mount.client import DaemonFailed, ask
+from aysfs.mount.client import DaemonFailed, Lost, ask
 from aysfs.mount.runtime import (
     Claim,
     folder_of,
@@ -345,3 +347,14 @@ def test_the_folder_of_a_daemon_that_came_meanwhile_stays(tmp_path: Path) -> Non
     os.close(claim._lock)  # as when its process dies
     sweep(claim.folder, "/mnt")
     assert os.listdir(tmp_path / "run") == []
+
+
+def test_a_daemon_whom_too_many_ask_may_be_asked_again(tmp_path: Path) -> None:
+    with ExitStack() as undo:
+        daemon = undo.enter_context(socket.socket(socket.AF_UNIX))
+        daemon.bind(str(tmp_path / "control"))
+        daemon.listen(0)
+        waiting = undo.enter_context(socket.socket(socket.AF_UNIX))
+        waiting.connect(str(tmp_path / "control"))
+        with pytest.raises(Lost):
+            ask(tmp_path / "control", "status")

@@ -14,7 +14,7 @@ from aysfs.kernel.mounts import Refused
 from aysfs.kernel.table import find_kernel_mount
 from aysfs.mount.overlay import choice
 from tests.t4_mount.conftest import Site, run
-from tests.t4_mount.overlay_site import aysfs, is_overlay, mounts_below, refused, until
+from tests.t4_mount.overlay_site import aysfs, command, is_overlay, mounts_below, refused, until
 
 
 @pytest.fixture
@@ -154,9 +154,10 @@ def test_a_cache_that_cannot_be_a_lower_layer(pushed: Site, tree: Path) -> None:
         said = refused(pushed, "mount", "test", pushed.point, "--engine", "overlay")
         until(lambda: os.listdir(pushed.root / "run") == [])
         assert mounts_below(pushed.root / "run") == []
-        aysfs(pushed, "mount", "test", pushed.point)
+        mounted = run(*command(pushed, "mount", "test", pushed.point))
         engine, why = engine_of(pushed)
         assert engine == "fuse"
+        assert mounted.stderr == f"aysfs: not with the overlay engine: {why}\n"
         assert (
             why
             == f"overlayfs does not take {pushed.root}/cache/objects as a layer: Invalid argument"

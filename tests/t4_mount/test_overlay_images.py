@@ -71,6 +71,29 @@ def test_an_image_that_is_removed_under_a_mount(site: Site, tree: Path) -> None:
     site.umount()
 
 
+AWAY = """
+from pathlib import Path
+real_make = stack.make
+def make(lowers, *more):
+    folder = Path(lowers[0].name).parent
+    away = folder.rename(folder.with_name("away"))
+    try:
+        return real_make(lowers, *more)
+    finally:
+        away.rename(folder)
+stack.make = make
+"""
+
+
+def test_an_image_whose_name_is_away_while_it_is_mounted(site: Site, tree: Path) -> None:
+    """As when somebody else replaces it just then."""
+    site.push(tree)
+    with own_daemon(site, AWAY):
+        site.mount()
+        assert (site.point / "data").read_bytes() == (tree / "data").read_bytes()
+        site.umount()
+
+
 BY_LOOP = """
 real_create = stack.mounts.create
 def create(kind, options, attributes):
@@ -114,9 +137,10 @@ def test_a_mount_by_loop_device(site: Site, tree: Path) -> None:
 def test_the_image_by_loop_device_is_the_image(site: Site, tree: Path) -> None:
     site.push(tree)
     site.mount()
-    image = image_of(site)
     shown = []
-    for mount in (stack.mount_image(image), stack.mount_image_by_loop(image)):
+    with open(image_of(site), "rb") as file:
+        made = (stack.mount_image(file.fileno()), stack.mount_image_by_loop(file.fileno()))
+    for mount in made:
         try:
             top = f"/proc/self/fd/{mount}"
             shown.append(sorted(os.listdir(top)))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from aysfs.cache.images import CachedImage, ImageCache
 from aysfs.chunks import Chunks
@@ -35,11 +34,6 @@ class OpenedLists:
     def images(self) -> Sequence[CachedImage]:
         """The images, in order."""
         return self._images
-
-    @property
-    def paths(self) -> list[Path]:
-        """The files of the images."""
-        return [image.path for image in self._images]
 
     @property
     def trees(self) -> list[ImageTree]:

@@ -32,9 +32,13 @@ _LAYERS = (
 
 
 class Lower(NamedTuple):
-    """A tree image, and the path in it that the mount's root shows."""
+    """A tree image, by descriptor and by name, and the path in it that the mount's root shows.
 
-    image: Path
+    The descriptor is what is mounted: another image may have taken the place of its name.
+    """
+
+    image: int
+    name: str
     base: bytes
 
 
@@ -61,7 +65,7 @@ def make(
             try:
                 top = mounts.open_below(image, lower.base.strip(b"/"))
             except Refused as error:
-                raise MountFailed(f"{lower.image.name}: {error}") from error
+                raise MountFailed(f"{lower.name}: {error}") from error
             undo.callback(os.close, top)
             options.append(("lowerdir+", f"/proc/self/fd/{top}"))
         options.extend(("datadir+", one) for one in data)
@@ -77,20 +81,20 @@ def make(
             ) from error
 
 
-def mount_image(image: Path) -> int:
-    """A tree image as a mount, not attached: its descriptor."""
+def mount_image(image: int) -> int:
+    """A tree image, open, as a mount, not attached: its descriptor."""
     attributes = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
     try:
-        return mounts.create("erofs", [("source", str(image))], attributes)
+        return mounts.create("erofs", [("source", f"/proc/self/fd/{image}")], attributes)
     except Refused as error:
         if error.errno != errno.ENOTBLK:
             raise
     return mount_image_by_loop(image)
 
 
-def mount_image_by_loop(image: Path) -> int:
+def mount_image_by_loop(image: int) -> int:
     """As ``mount_image``, where EROFS takes block devices only (before Linux 6.12)."""
-    device, path = open_loop(str(image))
+    device, path = open_loop(image)
     try:
         attributes = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
         return mounts.create("erofs", [("source", path)], attributes)

@@ -106,8 +106,10 @@ class Trees:
         data = [get, f"{self._cache.root}/incoming", eio]
         if not options.record:  # else the kernel asks for what is cached as well
             data.insert(0, f"{self._cache.root}/objects")
-        bases = [os.fsencode(one.base) for one in tree.plan.lists]
-        lowers = list(map(stack.Lower, tree.lists.paths, bases))
+        lowers = [
+            stack.Lower(image.descriptor, str(image.path), os.fsencode(shown.base))
+            for image, shown in zip(tree.lists.images, tree.plan.lists, strict=True)
+        ]
         attributes = mount_attributes(options.fuse_options)
         private = self._folder / f"tree-{tree.slot.number}"
         private.mkdir(mode=0o700, exist_ok=True)
