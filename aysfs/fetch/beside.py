@@ -5,8 +5,8 @@ newest first: the last one knows best what comes next.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Protocol
 
 import trio
@@ -17,7 +17,8 @@ from aysfs.fetch.segment import Segment
 from aysfs.pack.index import PackIndex
 
 _SIDE_BY_SIDE = 6  # requests at once
-_MOST = 64  # ways that are remembered
+_ALL_COMES = 2  # requests at once while everything is on its way: more would keep misses waiting
+_REMEMBERED = 64  # ways that are remembered
 _YIELDS = 0.005  # seconds between two requests while a reader waits: on a fast line he waits less
 
 
@@ -57,9 +58,10 @@ class Beside:
         self._carry = carry
         self._calm = calm
         self._nursery = nursery
-        self._ways: deque[Way] = deque(maxlen=_MOST)  # the newest is the last
+        self._ways: deque[Way] = deque(maxlen=_REMEMBERED)  # the newest is the last
         self._pace = Pace()
         self._working = 0
+        self._all_comes = 0  # of how many services
         self._due = 0.0  # when the next may go while readers wait
 
     def follow(self, way: Way) -> None:
@@ -69,16 +71,33 @@ class Beside:
 
     def forget(self, index: PackIndex) -> None:
         """Follow no way through these packs any more."""
-        self._ways = deque((one for one in self._ways if one.index is not index), maxlen=_MOST)
+        self._ways = deque(
+            (one for one in self._ways if one.index is not index), maxlen=_REMEMBERED
+        )
+
+    @contextmanager
+    def thinly(self) -> Iterator[None]:
+        """Bring less for the length of the block: all that lies on any way comes without it."""
+        self._all_comes += 1
+        try:
+            yield
+        finally:
+            self._all_comes -= 1
+            if self._newest() is not None:
+                self._hire()
+
+    @property
+    def _most_at_once(self) -> int:
+        return _ALL_COMES if self._all_comes else _SIDE_BY_SIDE
 
     def _hire(self) -> None:
-        if self._working < _SIDE_BY_SIDE:
+        if self._working < self._most_at_once:
             self._working += 1
             self._nursery.start_soon(self._work)
 
     async def _work(self) -> None:
         try:
-            while (way := self._newest()) is not None:
+            while self._working <= self._most_at_once and (way := self._newest()) is not None:
                 if not way.look():
                     await trio.lowlevel.checkpoint()
                     continue

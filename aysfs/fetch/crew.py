@@ -8,7 +8,7 @@ ends and its readers are woken.
 import logging
 import os
 from collections.abc import Awaitable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 import trio
 
@@ -161,6 +161,10 @@ class Crew:
         """Have no more out of these packs."""
         self.packs.remove(index)
         self._beside.forget(index)
+
+    def all_comes(self) -> AbstractContextManager[None]:
+        """To be entered while all of a service is being fetched as fast as it can be."""
+        return self._beside.thinly()
 
     def turn(self) -> AbstractAsyncContextManager[None]:
         """To be entered before a segment is planned that nobody asked for."""

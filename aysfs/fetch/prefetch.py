@@ -8,6 +8,7 @@ whoever reads.
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -145,7 +146,9 @@ class Prefetch:
                 self._add(service, index)
             read.set()
         if self._mode == ALL and index is not None and index in service.indexes:
-            await self._follow(service, index, ahead, start_pack_only=False)
+            # At a bounded rate it comes too late for who reads now.
+            with self._fetcher.crew.all_comes() if self._rate is None else nullcontext():
+                await self._follow(service, index, ahead, start_pack_only=False)
 
     async def _by_profile(self, service: _Service, ahead: Ahead) -> None:
         """What the profile names, singly: there are no packs, or they are of another list."""

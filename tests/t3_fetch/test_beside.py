@@ -96,6 +96,28 @@ async def test_while_a_reader_waits_a_request_is_begun_now_and_then(
             line.go_on.release()
 
 
+async def test_less_is_brought_beside_misses_while_everything_comes() -> None:
+    line = Line()
+    async with trio.open_nursery() as nursery:
+        beside = Beside(line.turn, line.carry, line.calm, nursery)
+        beside.follow(Way(1, 20))
+        await wait_all_tasks_blocked()
+        assert line.asked == [1] * 6
+        with beside.thinly():
+            for _ in range(6):
+                line.go_on.release()
+                await wait_all_tasks_blocked()
+            assert line.asked == [1] * (6 + 2), "four of the six have left"
+            beside.follow(Way(2, 1))
+            await wait_all_tasks_blocked()
+            assert line.asked == [1] * 8
+        await wait_all_tasks_blocked()
+        assert line.asked == [1] * 8 + [2] + [1] * 3, "as many as before"
+        for _ in range(15):
+            line.go_on.release()
+    assert line.asked == [1] * 8 + [2] + [1] * 12
+
+
 async def test_what_is_not_found_yet_is_looked_for_before_anybody_makes_way() -> None:
     line = Line()
     line.is_calm = trio.Event()
