@@ -130,10 +130,10 @@ class LargeBlobs:
     def _early(self, key: Key) -> Early | None:
         """The beginning of a blob, on its way."""
         digest, size, chunks = key
-        length = FIRST // chunks.size * chunks.size
-        if not length:
+        count = FIRST // chunks.size
+        if not count:
             return None
-        early = Early(self.whole.store, digest, size, length)
+        early = Early(self.whole.store, digest, size, chunks.size, count)
         self.nursery.start_soon(early.run)
         return early
 

@@ -164,12 +164,28 @@ class SpanSink:
             piece = view[: length - len(self._rest)]
             view = view[len(piece) :]
             if len(piece) == length:
-                self._take(piece)
+                self.take(piece, digests.of(piece))
             else:
                 self._rest += piece
                 if len(self._rest) == length:
                     whole, self._rest = self._rest, bytearray()
-                    self._take(memoryview(whole))
+                    self.take(memoryview(whole), digests.of(whole))
+
+    def take(self, data: memoryview, digest: Digest) -> None:
+        """As ``write`` does with the bytes of the next chunk, of which somebody knows the digest.
+
+        What comes after them may be written.
+        """
+        partial, number = self._partial, self._number
+        if digest != partial.digest_of(number):
+            raise Corrupt(f"blob {partial.digest.hex()}: chunk {number} has wrong bytes")
+        if self._span.held is not None:
+            self._span.held[number] = bytes(data)
+            self._span.here(0, len(data))
+        elif not partial.has(number):
+            partial.put(self._descriptor, number, data)
+            self._span.here(on_disk(len(data)), len(data))
+        self._number += 1
 
     def restart(self) -> None:
         self._number = self._span.first
@@ -180,34 +196,24 @@ class SpanSink:
         if self._number != self._span.first + self._span.count:
             raise Corrupt(f"blob {self._partial.digest.hex()}: fewer bytes than were asked for")
 
-    def _take(self, data: memoryview) -> None:
-        partial, number = self._partial, self._number
-        if digests.of(data) != partial.digest_of(number):
-            raise Corrupt(f"blob {partial.digest.hex()}: chunk {number} has wrong bytes")
-        if self._span.held is not None:
-            self._span.held[number] = bytes(data)
-            self._span.here(0, len(data))
-        elif not partial.has(number):
-            partial.put(self._descriptor, number, data)
-            self._span.here(on_disk(len(data)), len(data))
-        self._number += 1
-
 
 class Early:
     """The first bytes of a blob, asked for while nothing is known that would verify them.
 
-    They are held until ``pour_into`` is told where they belong. A context: what is left of it when
-    that ends is given up, unless it was ``kept``.
+    They are held, and hashed, until ``pour_into`` is told where they belong. A context: what is
+    left of it when that ends is given up, unless it was ``kept``.
     """
 
-    def __init__(self, store: Store, digest: Digest, size: int, length: int) -> None:
-        """``length`` is at most PART_IN_LOOP: all of this happens in the event loop."""
-        self.length = length
+    def __init__(self, store: Store, digest: Digest, size: int, cut: int, count: int) -> None:
+        """So many chunks of ``cut`` bytes, PART_IN_LOOP at most: all is done in the event loop."""
+        self.length = cut * count
         self.scope = trio.CancelScope()
         self._store = store
         self._digest = digest
         self._size = size
+        self._cut = cut
         self._held = bytearray()
+        self._hashed: list[Digest] = []  # the chunks of what is held that are whole
         self._sink: SpanSink | None = None
         self._error: AysfsError | None = None
         self._is_over = trio.Event()
@@ -239,22 +245,31 @@ class Early:
 
     async def pour_into(self, sink: "SpanSink") -> None:
         """Let the sink have them, those that are here at once; raises as the store or the sink."""
-        sink.write(self._held)
-        self._held.clear()
+        held, hashed, cut = memoryview(self._held), self._hashed, self._cut
+        self._forget()
         self._sink = sink
+        for number, digest in enumerate(hashed):
+            sink.take(held[number * cut : (number + 1) * cut], digest)
+        sink.write(held[len(hashed) * cut :])
         await self._is_over.wait()
         if self._error is not None:
             raise self._error
 
     def write(self, data: bytes | memoryview, /) -> None:
         """A sink of the store's."""
-        if self._sink is None:
-            self._held += data
-        else:
+        if self._sink is not None:
             self._sink.write(data)
+            return
+        self._held += data
+        with memoryview(self._held) as held:
+            while (at := len(self._hashed) * self._cut) + self._cut <= len(held):
+                self._hashed.append(digests.of(held[at : at + self._cut]))
 
     def restart(self) -> None:
         """A sink of the store's."""
-        self._held.clear()
+        self._forget()
         if self._sink is not None:
             self._sink.restart()
+
+    def _forget(self) -> None:
+        self._held, self._hashed = bytearray(), []

@@ -12,6 +12,8 @@ import pytest
 from aysfs.cache.blobs import Cache
 from aysfs.cache.eviction import shrink
 from aysfs.cache.usage import on_disk
+from aysfs.kernel.table import kernel_mounts
+from aysfs.limits import CHUNK
 from tests.t4_mount.conftest import PYTHON, Site, run
 from tests.t4_mount.overlay_site import cached, error_of, started, told
 
@@ -196,6 +198,15 @@ def test_a_daemon_with_few_descriptors_serves_many_readers(site: Site) -> None:
     assert soft == hard
     with ThreadPoolExecutor(300) as pool:
         assert list(pool.map(lambda name: md5(site.point / name), sums)) == list(sums.values())
+    site.umount()
+
+
+def test_the_kernel_asks_for_a_chunk_at_once(site: Site, tree: Path) -> None:
+    site.push(tree)
+    site.mount()
+    (fault,) = [one for one in kernel_mounts() if one.point.startswith(f"{site.root}/run/")]
+    setting = Path("/sys/class/bdi", fault.device, "read_ahead_kb")
+    assert int(setting.read_text()) == CHUNK // 1024
     site.umount()
 
 

@@ -19,6 +19,9 @@ from aysfs.cache.blobs import Cache
 from aysfs.cache.incoming import Incoming
 from aysfs.cache.recovery import look_over, recover
 from aysfs.errors import AysfsError, ExitCode, MountFailed, first_of
+from aysfs.kernel.readahead import set_readahead
+from aysfs.kernel.table import find_kernel_mount
+from aysfs.limits import CHUNK
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
 from aysfs.mount.control import Handler, serve_control
@@ -117,6 +120,9 @@ async def _begin(
             await trio.to_thread.run_sync(os.statvfs, point, abandon_on_cancel=True)
     except (trio.TooSlowError, OSError) as error:
         raise MountFailed(f"the fault layer at {point} does not answer: {error}") from error
+    layer = find_kernel_mount(str(point))
+    if layer is not None:  # by default half a chunk is read at once
+        set_readahead(layer.device, CHUNK)
     await _repair(host, options)
     host.is_repaired()
     control = options.folder / "control"
