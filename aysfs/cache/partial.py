@@ -196,6 +196,8 @@ def chunks_of_part(cache: Cache, digest: Digest) -> Chunks | None:
 
 def open_partial(cache: Cache, digest: Digest, size: int, chunks: Chunks) -> Partial | None:
     """The entry of a blob where there is one that these chunks fit; another one is removed."""
+    if not os.path.lexists(cache.partial_path(digest)):  # as always the first time: no lock for it
+        return None
     try:
         with cache.partial_lock():
             opened = _open(cache, digest, size, chunks)

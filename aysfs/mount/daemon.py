@@ -26,7 +26,7 @@ from aysfs.fetch.fetcher import Fetcher, open_fetcher
 from aysfs.fetch.flights import in_words
 from aysfs.fetch.prefetch import Prefetch, Seen
 from aysfs.fetch.workers import FOR_MOUNTS
-from aysfs.kernel.table import find_kernel_mount
+from aysfs.kernel.fuse import tune
 from aysfs.load import Shown, load_view
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
@@ -42,8 +42,7 @@ from aysfs.store.protocol import Store
 
 log = logging.getLogger(__name__)
 
-_READ_AHEAD_KIB = 1024  # the largest request the kernel makes, 256 pages
-_MAX_BACKGROUND = 64
+_READ_AHEAD = 1 << 20  # bytes of the largest request that the kernel makes, 256 pages
 _IDLE = 16  # tasks that may wait for requests: with 1, every fetch would begin one and end one
 _GRACE = 5.0  # seconds that requests under way get when the daemon is told to stop
 
@@ -282,25 +281,9 @@ async def _announce(options: MountOptions, claim: Claim, ready: Callable[[], Non
         ) from None
     except OSError as error:
         raise MountFailed(f"{options.point}: {error}") from error
-    _tune(options.point)
+    tune(options.point, _READ_AHEAD)
     log.info("mounted %s at %s", ", ".join(options.services), options.point)
     ready()
-
-
-def _tune(point: str) -> None:
-    """Raise read-ahead and the number of requests under way, where we may."""
-    mount = find_kernel_mount(point)
-    if mount is None:
-        return
-    minor = mount.device.partition(":")[2]
-    for path, value in (
-        (f"/sys/class/bdi/{mount.device}/read_ahead_kb", _READ_AHEAD_KIB),
-        (f"/sys/fs/fuse/connections/{minor}/max_background", _MAX_BACKGROUND),
-    ):
-        try:
-            Path(path).write_text(str(value))
-        except OSError as error:  # an ordinary user may not; the defaults work
-            log.debug("%s: %s", path, error.strerror)
 
 
 async def _stop_on_signal(nursery: trio.Nursery) -> None:

@@ -1,6 +1,7 @@
 """The process of a daemon, from inside: what ``aysfs.mount.spawn`` expects of it."""
 
 import errno
+import gc
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ def be_daemon(log_level: str, run: Callable[[Callable[[], None]], None]) -> int:
     """Run to the end, logging to standard error; the exit code is that of the error, if any.
 
     ``run`` is given what to call when it is ready. That, or why it never will be, is told on the
-    descriptor that the command line names.
+    descriptor that the command line names. Collections of garbage may be off until then.
     """
     _allow_all_descriptors()
     sys.setswitchinterval(_SWITCH)
@@ -40,8 +41,13 @@ def be_daemon(log_level: str, run: Callable[[Callable[[], None]], None]) -> int:
             os.close(answer)
             answer = -1
 
+    def ready() -> None:
+        tell({"ready": True})
+        gc.freeze()  # what was imported lives as long as we do: no collection needs to walk it
+        gc.enable()
+
     try:
-        run(lambda: tell({"ready": True}))
+        run(ready)
     except AysfsError as error:
         log.error("%s", error)
         tell({"failed": str(error), "code": int(error.code), "hint": error.hint})

@@ -11,9 +11,9 @@ import pytest
 
 from aysfs.errors import MountFailed
 from aysfs.kernel import mounts
+from aysfs.kernel.fuse import tune
 from aysfs.kernel.loop import open_loop
 from aysfs.kernel.mounts import Refused
-from aysfs.kernel.readahead import set_readahead
 from aysfs.kernel.table import KernelMount, device_of, find_kernel_mount, kernel_mounts
 
 NAMES = [
@@ -164,7 +164,7 @@ def test_a_loop_device_of_no_file_is_refused(tmp_path: Path) -> None:
         os.close(folder)
 
 
-def test_what_has_no_readahead_is_left_alone(tmp_path: Path) -> None:
+def test_what_is_no_fuse_mount_is_left_alone(tmp_path: Path) -> None:
     with mounted(tmp_path):
-        set_readahead(device_of(str(tmp_path)), 1 << 20)
-    set_readahead("nonsense", 1 << 20)
+        tune(str(tmp_path), 1 << 20)
+    tune(str(tmp_path), 1 << 20)

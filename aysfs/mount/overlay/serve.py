@@ -4,6 +4,11 @@ One nursery a lifetime: the fault layer's session, the control socket, and every
 mounting again what a daemon before it served and lost, and ends when nothing is mounted or held.
 """
 
+import gc
+
+if __name__ == "__main__":  # collections in vain were a sixth of the start
+    gc.disable()
+
 import logging
 import os
 import signal
@@ -19,8 +24,7 @@ from aysfs.cache.blobs import Cache
 from aysfs.cache.incoming import Incoming
 from aysfs.cache.recovery import look_over, recover
 from aysfs.errors import AysfsError, ExitCode, MountFailed, first_of
-from aysfs.kernel.readahead import set_readahead
-from aysfs.kernel.table import find_kernel_mount
+from aysfs.kernel.fuse import tune
 from aysfs.limits import CHUNK
 from aysfs.mount import arrivals
 from aysfs.mount.client import Answer
@@ -120,9 +124,7 @@ async def _begin(
             await trio.to_thread.run_sync(os.statvfs, point, abandon_on_cancel=True)
     except (trio.TooSlowError, OSError) as error:
         raise MountFailed(f"the fault layer at {point} does not answer: {error}") from error
-    layer = find_kernel_mount(str(point))
-    if layer is not None:  # by default half a chunk is read at once
-        set_readahead(layer.device, CHUNK)
+    tune(str(point), CHUNK)  # of large files; more, and a fault in a mapping would read so much
     await _repair(host, options)
     host.is_repaired()
     control = options.folder / "control"
