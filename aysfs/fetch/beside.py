@@ -17,7 +17,7 @@ from aysfs.fetch.segment import Segment
 from aysfs.pack.index import PackIndex
 
 _SIDE_BY_SIDE = 6  # requests at once
-_ALL_COMES = 2  # requests at once while everything is on its way: more would keep misses waiting
+_QUICK = 0.010  # seconds until an answer begins, below which a miss is not worth more than itself
 _REMEMBERED = 64  # ways that are remembered
 _YIELDS = 0.005  # seconds between two requests while a reader waits: on a fast line he waits less
 
@@ -77,7 +77,10 @@ class Beside:
 
     @contextmanager
     def thinly(self) -> Iterator[None]:
-        """Bring less for the length of the block: all that lies on any way comes without it."""
+        """Bring nothing for the length of the block, on a quick line: all comes without it.
+
+        On a slow one what is read next would still come too late, and is brought as ever.
+        """
         self._all_comes += 1
         try:
             yield
@@ -88,7 +91,7 @@ class Beside:
 
     @property
     def _most_at_once(self) -> int:
-        return _ALL_COMES if self._all_comes else _SIDE_BY_SIDE
+        return 0 if self._all_comes and self._pace.latency < _QUICK else _SIDE_BY_SIDE
 
     def _hire(self) -> None:
         if self._working < self._most_at_once:

@@ -53,13 +53,14 @@ class Crew:
         workers: Workers,
         nursery: trio.Nursery,
     ) -> None:
-        """What is fetched beside misses runs in ``nursery``; ``workers`` take in what is ahead."""
+        """What is fetched beside misses runs in ``nursery``; ``workers`` take in what is not asked
+        for.
+        """
         self.packs = Packs()
         self._cache = cache
         self._store = store
         self._flights = flights
-        self._hands = Hands(Workers(cache, 0), trio.CapacityLimiter(_THREADS))
-        self._hands_ahead = Hands(workers, trio.CapacityLimiter(_THREADS))
+        self._hands = Hands(workers, trio.CapacityLimiter(_THREADS))
         self._ask_for_parts = 0.0  # when, of a store that gave none
         self._beside = Beside(self.turn, self._carry_beside, flights.quiet, nursery)
 
@@ -163,7 +164,7 @@ class Crew:
         self._beside.forget(index)
 
     def all_comes(self) -> AbstractContextManager[None]:
-        """To be entered while all of a service is being fetched as fast as it can be."""
+        """To be entered while all of a service is fetched, as fast as the line goes."""
         return self._beside.thinly()
 
     def turn(self) -> AbstractAsyncContextManager[None]:
@@ -197,8 +198,7 @@ class Crew:
         flights = self._flights.board(blobs, carry, why, scope, ahead=ahead)
         party = _Party(flights, self._flights, self._cache, ahead=ahead)
         try:
-            hands = self._hands_ahead if ahead else self._hands
-            bringing = carry.bring(self._store, self._cache, party, hands, throttle)
+            bringing = carry.bring(self._store, self._cache, party, self._hands, throttle)
             outcome = await self._judge(carry, party, bringing)
             return Carried(outcome, carry.progress, carry.latency, carry.seconds)
         finally:
