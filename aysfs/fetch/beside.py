@@ -90,8 +90,13 @@ class Beside:
                 self._hire()
 
     @property
+    def brings_nothing(self) -> bool:
+        """Whether a miss is to be brought alone."""
+        return self._all_comes > 0 and self._pace.latency < _QUICK
+
+    @property
     def _most_at_once(self) -> int:
-        return 0 if self._all_comes and self._pace.latency < _QUICK else _SIDE_BY_SIDE
+        return 0 if self.brings_nothing else _SIDE_BY_SIDE
 
     def _hire(self) -> None:
         if self._working < self._most_at_once:

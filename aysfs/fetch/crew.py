@@ -28,7 +28,7 @@ from aysfs.errors import (
 from aysfs.fetch.beside import Beside
 from aysfs.fetch.carry import Arrival, Carried, Carry, Hands, Outcome, Throttle
 from aysfs.fetch.flights import Flight, Flights
-from aysfs.fetch.planner import Around, Packs
+from aysfs.fetch.planner import Packs
 from aysfs.fetch.segment import Segment
 from aysfs.fetch.workers import Workers
 from aysfs.pack.index import PackIndex
@@ -76,21 +76,27 @@ class Crew:
                         self._flights.end_turn()
 
     async def _bring_it(self, flight: Flight, scope: trio.CancelScope) -> None:
-        """Bring a blob, with what follows it in its pack where it is in one."""
-        around = self._around(flight)
-        if around is None:
+        """Bring a blob, out of a pack where it is in one, and then with what it leads to."""
+        segment = self._segment(flight)
+        if segment is None:
             flight.scope = scope
             await self._fly(flight)
-            return
-        self._beside.follow(around.rest)
-        await self._carry(around.segment, _BESIDE, scope, ahead=False)
+        else:
+            await self._carry(segment, _BESIDE, scope, ahead=False)
 
-    def _around(self, flight: Flight) -> Around | None:
+    def _segment(self, flight: Flight) -> Segment | None:
+        """What to ask a pack for; None for a blob that comes by itself."""
         if self.packs.whole_only and trio.current_time() >= self._ask_for_parts:
             self.packs.whole_only = False
         if flight.alone or self._cache.is_doubtful(flight.digest):
             return None
-        return self.packs.around(flight.digest, flight.size, self.is_wanted)
+        if self._beside.brings_nothing:
+            return self.packs.alone(flight.digest, flight.size)
+        around = self.packs.around(flight.digest, flight.size, self.is_wanted)
+        if around is None:
+            return None
+        self._beside.follow(around.rest)
+        return around.segment
 
     # --- one by one --------------------------------------------------------------------------
 

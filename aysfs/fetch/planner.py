@@ -55,6 +55,11 @@ class Packs:
         self._distrusted.add(pack)
         return is_news
 
+    def alone(self, digest: Digest, size: int) -> Segment | None:
+        """The blob out of a pack; None when it is in none."""
+        found = self._find(digest, size)
+        return None if found is None else part(*found, found[2] + 1)
+
     def around(self, digest: Digest, size: int, wanted: Wanted) -> "Around | None":
         """The blob and what will be read with it, out of packs; None when it is in none.
 
@@ -62,22 +67,28 @@ class Packs:
         has what one start reads, in its order, a tail pack what lies in the same directories. A
         further miss in a pack reaches further.
         """
+        found = self._find(digest, size)
+        if found is None:
+            return None
+        index, pack, here = found
+        reach = self._further(pack, LED_REACH if index.leads_anywhere else FIRST_REACH)
+        end = min(pack.first + pack.count, here + MOST_FRAMES)
+        last = _extent(index, end, here, reach // 2, wanted)
+        segment = part(index, pack, here, last + 1)
+        left = reach - segment.length
+        others = chain(leads(index, here, wanted), near(index, here, left, wanted))
+        return Around(segment, Trail(index, others, wanted, self.gives_parts))
+
+    def _find(self, digest: Digest, size: int) -> tuple[PackIndex, PackInfo, int] | None:
+        """A pack that has the blob and may be asked for parts, and the blob's position."""
         if self.whole_only:
             return None
         for index in self._indexes:
             here = index.find(digest)
-            if here is None or index.size(here) != size:
-                continue
-            pack = index.packs[index.pack(here)]
-            if pack.digest in self._distrusted:
-                continue
-            reach = self._further(pack, LED_REACH if index.leads_anywhere else FIRST_REACH)
-            end = min(pack.first + pack.count, here + MOST_FRAMES)
-            last = _extent(index, end, here, reach // 2, wanted)
-            segment = part(index, pack, here, last + 1)
-            left = reach - segment.length
-            found = chain(leads(index, here, wanted), near(index, here, left, wanted))
-            return Around(segment, Trail(index, found, wanted, self.gives_parts))
+            if here is not None and index.size(here) == size:
+                pack = index.packs[index.pack(here)]
+                if self.is_trusted(pack):
+                    return index, pack, here
         return None
 
     def _further(self, pack: PackInfo, first: int) -> int:

@@ -58,6 +58,28 @@ async def test_readers_of_neighbours_share_a_flight_and_no_byte_is_asked_for_twi
         assert store.calls["get"] == 0
 
 
+async def test_a_miss_comes_alone_while_everything_comes_quickly(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    data, memory = many(4000), MemoryStore()
+    index = packed(memory, [data])
+    store = Counts(memory)
+    async with serving(tmp_path, store, index) as fetcher:
+        await read_all(fetcher, data[1000:1001])
+        while fetcher.in_flight():
+            await trio.lowlevel.checkpoint()
+        assert has(fetcher, data[999])
+        assert has(fetcher, data[1001])
+        before = len(store.ranges)
+        with fetcher.crew.all_comes():
+            await read_all(fetcher, data[3000:3001])
+            while fetcher.in_flight():
+                await trio.lowlevel.checkpoint()
+        assert len(store.ranges) == before + 1
+        assert not has(fetcher, data[2999])
+        assert not has(fetcher, data[3001])
+
+
 async def test_a_blob_in_no_pack_comes_alone(tmp_path: Path, no_leaks: None) -> None:
     data, memory = many(3), MemoryStore()
     index = packed(memory, [data[:2]])
