@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
+from functools import cached_property
 from itertools import accumulate
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -20,7 +21,7 @@ import trio
 from aysfs.cache.blobs import Cache
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, Corrupt, NoSpace, first_of
-from aysfs.fetch.segment import Segment
+from aysfs.fetch.segment import Frame, Segment
 from aysfs.fetch.take import Taker
 from aysfs.fetch.workers import WorkerLost, Workers
 from aysfs.store.protocol import Store
@@ -119,11 +120,15 @@ class Carry:
 
     def here(self, digest: Digest) -> int:
         """About as much of a blob's size as of its frame has come."""
-        for frame in self.segment.frames:
-            if frame.digest == digest:
-                came = min(max(self._came - frame.start, 0), frame.stored)
-                return frame.size * came // frame.stored
-        return 0
+        frame = self._frames.get(digest)
+        if frame is None:
+            return 0
+        came = min(max(self._came - frame.start, 0), frame.stored)
+        return frame.size * came // frame.stored
+
+    @cached_property
+    def _frames(self) -> dict[Digest, Frame]:
+        return {frame.digest: frame for frame in self.segment.frames}
 
     def write(self, data: bytes | memoryview, /) -> None:
         """Take the next bytes."""

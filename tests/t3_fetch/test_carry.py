@@ -61,23 +61,23 @@ async def test_readers_of_neighbours_share_a_flight_and_no_byte_is_asked_for_twi
 async def test_a_miss_comes_alone_while_everything_comes_quickly(
     tmp_path: Path, no_leaks: None
 ) -> None:
-    data, memory = many(4000), MemoryStore()
+    data, memory = many(2000), MemoryStore()
     index = packed(memory, [data])
     store = Counts(memory)
     async with serving(tmp_path, store, index) as fetcher:
-        await read_all(fetcher, data[1000:1001])
+        await read_all(fetcher, data[500:501])
         while fetcher.in_flight():
-            await trio.lowlevel.checkpoint()
-        assert has(fetcher, data[999])
-        assert has(fetcher, data[1001])
+            await wait_all_tasks_blocked(0.001)  # threads are at work
+        assert has(fetcher, data[499])
+        assert has(fetcher, data[501])
         before = len(store.ranges)
         with fetcher.crew.all_comes():
-            await read_all(fetcher, data[3000:3001])
+            await read_all(fetcher, data[1500:1501])
             while fetcher.in_flight():
-                await trio.lowlevel.checkpoint()
+                await wait_all_tasks_blocked(0.001)  # threads are at work
         assert len(store.ranges) == before + 1
-        assert not has(fetcher, data[2999])
-        assert not has(fetcher, data[3001])
+        assert not has(fetcher, data[1499])
+        assert not has(fetcher, data[1501])
 
 
 async def test_a_blob_in_no_pack_comes_alone(tmp_path: Path, no_leaks: None) -> None:
