@@ -145,6 +145,12 @@ class Prefetch:
             if index is not None:
                 self._add(service, index)
             read.set()
+            if not self._polite:  # who waits for all of it does not wait for the list first
+                await self._all(service, index, ahead)
+        if self._polite:
+            await self._all(service, index, ahead)
+
+    async def _all(self, service: _Service, index: PackIndex | None, ahead: Ahead) -> None:
         if self._mode == ALL and index is not None and index in service.indexes:
             # At a bounded rate it comes too late for who reads now.
             with self._fetcher.crew.all_comes() if self._rate is None else nullcontext():

@@ -283,6 +283,64 @@ async def test_packs_of_another_list_are_not_used_however_late_that_is_known(
         nursery.cancel_scope.cancel()
 
 
+async def test_who_waits_for_all_of_it_does_not_wait_for_the_list_first(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    data, memory, name = many(40), MemoryStore(), parse_name("a__b")
+    await publish(memory, name, [data], list_sha256="0" * 64)
+    async with serving(tmp_path, memory) as fetcher, trio.open_nursery() as nursery:
+        prefetch = Prefetch(fetcher, ALL, polite=False)
+        nursery.start_soon(prefetch.run, [name])
+        while not all(has(fetcher, one) for one in data):
+            await trio.lowlevel.checkpoint()
+        prefetch.shows(Seen(["0" * 64], lambda: iter(())))
+        await prefetch.until_packs_are_done(lambda _done, _size: None)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_makes_way_for_readers_waits_for_the_list(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    """Which is on the same line, and which a mount waits for."""
+    data, memory, name = many(40), MemoryStore(), parse_name("a__b")
+    await publish(memory, name, [data], list_sha256="0" * 64)
+    async with serving(tmp_path, memory) as fetcher, trio.open_nursery() as nursery:
+        prefetch = Prefetch(fetcher, ALL)
+        nursery.start_soon(prefetch.run, [name])
+        while not fetcher.crew.packs._indexes:
+            await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
+        assert not any(has(fetcher, one) for one in data)
+        prefetch.shows(Seen(["0" * 64], lambda: iter(())))
+        await prefetch.until_packs_are_done(lambda _done, _size: None)
+        assert all(has(fetcher, one) for one in data)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_fetched_of_another_list_ends_when_that_is_known(
+    tmp_path: Path, no_leaks: None
+) -> None:
+    data, memory, name = many(40), MemoryStore(), parse_name("a__b")
+    await publish(memory, name, [data], list_sha256="0" * 64)
+
+    class Endless(Passes):
+        async def get_range(
+            self, digest: Digest, size: int, start: int, length: int, sink: Sink
+        ) -> None:
+            asked.set()
+            await trio.sleep_forever()
+
+    asked = trio.Event()
+    async with serving(tmp_path, Endless(memory)) as fetcher, trio.open_nursery() as nursery:
+        prefetch = Prefetch(fetcher, ALL, polite=False)
+        nursery.start_soon(prefetch.run, [name])
+        await asked.wait()
+        prefetch.shows(Seen(["1" * 64], lambda: iter(())))
+        await prefetch.until_packs_are_done(lambda _done, _size: None)
+        assert fetcher.crew.packs._indexes == []
+        nursery.cancel_scope.cancel()
+
+
 def _first(index: PackIndex) -> tuple[Digest, int]:
     return index.digest(0), index.size(0)
 
