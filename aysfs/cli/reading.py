@@ -12,11 +12,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
+import trio
 
 from aysfs.cli.config import Settings, settings_options
 from aysfs.cli.progress import progress
 from aysfs.cli.render import note, show_json
-from aysfs.cli.session import ahead, entry, fetching, load_from, run_async, view, view_from
+from aysfs.cli.session import (
+    ahead,
+    entry,
+    fetching,
+    flush_now,
+    load_from,
+    run_async,
+    view,
+    view_from,
+)
 from aysfs.errors import PathMissing
 from aysfs.fetch.bulk import BulkReport, Wanted, fetch_all
 from aysfs.fetch.modes import ALL, PACKS
@@ -174,20 +184,27 @@ async def _fetch(settings: Settings, name: str, paths: Sequence[str]) -> _Fetche
         fetching(settings) as fetcher,
         ahead(settings, fetcher, name, PACKS if paths else ALL) as prefetch,
     ):
+        await prefetch.until_under_way()  # from here on the list is waited for by nobody
         shown = await view_from(settings, fetcher.store, [name])
         tree = shown.tree
         tops = [tree.resolve(os.fsencode(path)) for path in paths] or [ROOT]
         prefetch.shows(Seen([one.sha256 for one in shown.lists], tree.blobs))
-        wanted = [
-            Wanted(digest, size, os.fsdecode(tree.listed(path)))
-            for path, digest, size in tree.blobs_below(tops)
-        ]
+        wanted = await trio.to_thread.run_sync(_wanted, tree, tops)
         gc.freeze()  # tree and blobs live to the end: no collection needs to walk them
         with progress("fetch", len(wanted)) as meter:
             await prefetch.until_packs_are_done(meter)
-            report = await fetch_all(fetcher, wanted, meter)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flush_now, fetcher)  # while what is left is looked for
+                report = await fetch_all(fetcher, wanted, meter)
         size = sum(one.size for one in wanted)
         return _Fetched(report, size, fetcher.counters.fetched_bytes)
+
+
+def _wanted(tree: TreeView, tops: Sequence[Node]) -> list[Wanted]:
+    return [
+        Wanted(digest, size, os.fsdecode(tree.listed(path)))
+        for path, digest, size in tree.blobs_below(tops)
+    ]
 
 
 @click.command("unpack")

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
@@ -24,6 +25,10 @@ from aysfs.store.open import open_stores, side_by_side
 from aysfs.store.protocol import Store
 
 T = TypeVar("T")
+
+_LOOK, _MUCH = 0.5, 64 << 20  # seconds after which so many new bytes are flushed
+# Seconds after which a thread that computes lets the event loop run, as in a daemon.
+_SWITCH = 0.0005
 
 
 def run_async(work: Callable[[], Awaitable[T]]) -> T:
@@ -117,6 +122,7 @@ async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
     What it logs of a failure is silent: the command that fails says it.
     """
     logging.getLogger("aysfs").addHandler(logging.NullHandler())
+    sys.setswitchinterval(_SWITCH)
     async with AsyncExitStack() as stack:
         cache = Cache(settings.cache, settings.limits, report=lambda line: note(f"aysfs: {line}"))
         stack.callback(cache.close)
@@ -132,7 +138,10 @@ async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
                 processes=FOR_A_COMMAND,
             )
         )
-        stack.push_async_callback(_flush, cache, fetcher)
+        beside = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(beside.cancel_scope.cancel)
+        stack.push_async_callback(flush_now, fetcher)
+        beside.start_soon(_flush_as_it_comes, fetcher)
         yield fetcher
 
 
@@ -148,11 +157,22 @@ async def ahead(
         nursery.cancel_scope.cancel()
 
 
-async def _flush(cache: Cache, fetcher: Fetcher) -> None:
+async def _flush_as_it_comes(fetcher: Fetcher) -> None:
+    """Keep the disk busy, so that little is left for the end, or for a crash to lose."""
+    counters = fetcher.counters
+    while True:
+        await trio.sleep(_LOOK)
+        if counters.fetched_bytes - counters.flushed_bytes > _MUCH:
+            await flush_now(fetcher)
+
+
+async def flush_now(fetcher: Fetcher) -> None:
     """Remember that what arrived is on the disk: else the next boot hashes all of it again."""
-    if not fetcher.counters.fetched_bytes:
+    cache, came = fetcher.cache, fetcher.counters.fetched_bytes
+    if came == fetcher.counters.flushed_bytes:
         return
     try:
         await trio.to_thread.run_sync(flush, cache, abandon_on_cancel=True)
     except OSError as error:
         note(f"aysfs: {cache.root}: not known to be on the disk: {error.strerror or error}")
+    fetcher.counters.flushed_bytes = came

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 _BESIDE = "next to what is read"
 _WITHOUT_RANGES = 600.0  # seconds for which a store that gives no parts is not asked for any
 _THREADS = 2  # that take in what comes in packs: more make files in one directory, by turns
+_SAMPLE = 64  # blobs that tell how much of all is wanted
 _SLOWEST_DISK = 10_000_000  # bytes a second that hashing a doubtful entry may be slow to
 
 
@@ -172,6 +173,12 @@ class Crew:
     def all_comes(self) -> AbstractContextManager[None]:
         """To be entered while all of a service is fetched, as fast as the line goes."""
         return self._beside.thinly()
+
+    async def get_ready(self, index: PackIndex) -> None:
+        """Have those who take blobs in there, if much of these packs is wanted."""
+        places = range(0, len(index), max(1, len(index) // _SAMPLE))
+        wanted = sum(self.is_wanted(index.digest(at), index.size(at)) for at in places)
+        await self._hands.workers.get_ready(wanted * len(index) // max(1, len(places)))
 
     def turn(self) -> AbstractAsyncContextManager[None]:
         """To be entered before a segment is planned that nobody asked for."""

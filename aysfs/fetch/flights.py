@@ -85,6 +85,7 @@ class Counters:
     misses: int = 0
     fetched: int = 0  # blobs
     fetched_bytes: int = 0
+    flushed_bytes: int = 0  # of them: the disk was told to have them
     failures: int = 0
 
 

@@ -70,6 +70,7 @@ class Prefetch:
         self._shown: Seen | None = None
         self._is_known = trio.Event()
         self._round = trio.CancelScope()
+        self._is_under_way = trio.Event()
         self._packs_are_done = trio.Event()
         self._going: list[Going] = []
         self._progress: Progress = _unheard
@@ -81,6 +82,10 @@ class Prefetch:
         self._is_known.set()
         if is_news:
             self._round.cancel()
+
+    async def until_under_way(self) -> None:
+        """Wait until packs are on their way, if there are any: what takes time may begin now."""
+        await self._is_under_way.wait()
 
     async def until_packs_are_done(self, progress: Progress) -> None:
         """Wait for all that comes out of packs without being asked for."""
@@ -117,6 +122,7 @@ class Prefetch:
                 await self._rest(ahead)
         except Exception:  # what only hurries must not take a mount down
             log.exception("fetching ahead")
+        self._is_under_way.set()
         self._packs_are_done.set()
         await trio.sleep_forever()
 
@@ -146,6 +152,9 @@ class Prefetch:
                 self._add(service, index)
             read.set()
             if not self._polite:  # who waits for all of it does not wait for the list first
+                if index is not None and self._mode == ALL:
+                    nursery.start_soon(self._fetcher.crew.get_ready, index)
+                self._is_under_way.set()
                 await self._all(service, index, ahead)
         if self._polite:
             await self._all(service, index, ahead)

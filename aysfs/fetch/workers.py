@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -60,6 +61,23 @@ class Workers:
         """Whether so many more blobs are better taken in by one of them."""
         self._wanted += count
         return self._wanted > _FEW and not self._are_lost
+
+    async def get_ready(self, count: int) -> None:
+        """Have them there, if so many blobs that will come are worth it: each takes 0.1 s."""
+        if count > _FEW and not self._are_lost:
+            self._wanted += count
+            async with trio.open_nursery() as nursery:
+                for _ in self._all:
+                    nursery.start_soon(self._start_one)
+
+    async def _start_one(self) -> None:
+        async with self._turns:
+            worker = self._free.pop(0)
+            try:
+                with trio.CancelScope(shield=True), suppress(OSError, trio.BrokenResourceError):
+                    await worker.start()  # whoever takes it finds out what is wrong
+            finally:
+                self._free.append(worker)
 
     async def take_in(self, frames: Sequence[Frame], part: memoryview, told: Told) -> None:
         """Have the blobs of frames in the cache, where they begin in ``part``. WorkerLost.
@@ -111,6 +129,12 @@ class _Worker:
         self._work = Work(str(cache.root), *cache.usage.limits)
         self._process: trio.Process | None = None
         self._stream: trio.SocketStream | None = None
+
+    async def start(self) -> None:
+        """Have the process, and let it begin. OSError, trio.BrokenResourceError."""
+        if self._stream is None:
+            self.used = trio.current_time()
+            await self._start()
 
     async def take_in(self, frames: Sequence[Frame], part: memoryview, told: Told) -> None:
         is_answered = False

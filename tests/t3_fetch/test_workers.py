@@ -348,6 +348,57 @@ async def test_answers_that_nobody_took_are_not_taken_for_those_of_the_next_batc
         assert [type(error) for error in told.values()] == [PackDamaged] * 3
 
 
+async def test_who_is_sure_to_need_them_has_them_there_at_once(
+    tmp_path: Path, no_leaks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "_FEW", 256)
+    frames, part = batch([compress(one) for one in DATA[:5]], DATA[:5])
+    async with workers_of(tmp_path, most=2) as workers:
+        await workers.get_ready(256)
+        assert children() == set()
+        await workers.get_ready(257)
+        there = children()
+        assert len(there) == 2
+        assert workers.are_worth_it(1)
+        await workers.get_ready(257)
+        told = Told()
+        await workers.take_in(frames, part, told)
+        assert told == dict.fromkeys(range(5))
+        assert children() == there
+
+
+async def test_much_of_packs_is_known_to_be_wanted_by_a_sample(
+    tmp_path: Path, no_leaks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "_FEW", 256)
+    memory = MemoryStore()
+    index = packed(memory, [DATA])
+    async with serving(tmp_path, memory) as fetcher:
+        for number in range(len(index)):
+            if number % 5:
+                fetcher.cache.keep(index.digest(number), DATA[number])
+        await fetcher.crew.get_ready(index)
+        assert children() == set(), "about 240 of 1,200 are missing"
+        for number in range(1, len(index), 5):
+            os.unlink(fetcher.cache.path(index.digest(number)))
+        await fetcher.crew.get_ready(index)
+        assert len(children()) == 2, "and now twice as many"
+
+
+async def test_getting_ready_cut_anywhere_leaves_nothing(tmp_path: Path) -> None:
+    async def attempt(cut: Cut) -> None:
+        cache = Cache(tmp_path / str(cut.number), ROOMY)
+        before = Traces.of(cache)
+        workers = Workers(cache, 2)
+        await cut.during(partial(workers.get_ready, 1))
+        await workers.end()
+        assert children() == set()
+        assert_nothing_left(cache, before)
+        cache.close()
+
+    assert await at_every_await(attempt) > 1
+
+
 async def test_work_that_is_cut_anywhere_is_finished_or_was_not_begun(tmp_path: Path) -> None:
     frames, part = batch([compress(one) for one in DATA[:5]], DATA[:5])
 
