@@ -30,6 +30,7 @@ _PATIENCE = 20.0  # seconds without an answer, after which one is given up
 _IDLE = 5.0  # seconds without work, after which one ends
 _FEW = 256  # blobs for which none is started: 0.1 s of work here, and as long as a start takes
 _RECEIVED = 1 << 16
+_SENT_AHEAD = 4 << 20  # bytes of a batch that wait for it in the kernel, if the host lets us
 
 _ERRORS: dict[Result, type[AysfsError]] = {
     Result.NO_SPACE: NoSpace,
@@ -156,6 +157,7 @@ class _Worker:
 
     async def _start(self) -> trio.SocketStream:
         mine, its = socket.socketpair()
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SENT_AHEAD)
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(mine))
         with its:
             # Of its own session: what interrupts us at a terminal ends it by our end.
