@@ -8,6 +8,7 @@ later are hashed once, and the torn ones quarantined. Waits for the disk.
 import contextlib
 import ctypes
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,8 @@ def flush(cache: Cache, boot: str | None = None) -> None:
             return
     finally:
         os.close(descriptor)
-    tmp = cache.usage.directory / "synced"
+    # A name of this thread's own: another may flush at the same time.
+    tmp = cache.usage.directory / f"synced-{threading.get_ident()}"
     tmp.write_text(f"{boot or _boot()} {now}\n")
     os.replace(tmp, cache.root / "synced")
 

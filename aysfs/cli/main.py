@@ -8,6 +8,7 @@ import importlib
 import itertools
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 import click
 
@@ -39,6 +40,18 @@ COMMANDS = {
 }
 
 
+def _imported(name: str) -> ModuleType:
+    """Import a module. Nothing of it is garbage: looking for some took a fifth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
+
+
 class CommandTable(click.Group):
     """A group whose commands are found in COMMANDS and imported on use."""
 
@@ -48,12 +61,7 @@ class CommandTable(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        gc.disable()  # nothing of it is garbage: looking for some took a fifth of the time
-        try:
-            module = importlib.import_module(f"aysfs.cli.{COMMANDS[cmd_name][0]}")
-        finally:
-            gc.freeze()
-            gc.enable()
+        module = _imported(f"aysfs.cli.{COMMANDS[cmd_name][0]}")
         command = getattr(module, f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return command

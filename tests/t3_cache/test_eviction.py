@@ -3,6 +3,8 @@
 import mmap
 import os
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -223,6 +225,23 @@ def test_after_a_crash_what_was_not_flushed_is_hashed(tmp_path: Path) -> None:
     assert recover(cache, "boot-two") == 1
     assert cache.has(flushed, PAGE)
     assert not cache.has(torn, 4096)
+    cache.close()
+
+
+def test_two_that_flush_at_once_both_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, replace = threading.Barrier(2, timeout=30), os.replace
+
+    def replace_together(source: Path, place: Path) -> None:
+        both.wait()
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", replace_together)
+    cache = Cache(tmp_path / "cache", Limits(keep_free=0))
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(flush, cache, "boot-one") for _ in range(2)]:
+            done.result()
+    assert (cache.root / "synced").read_text().startswith("boot-one ")
+    assert not list(cache.usage.directory.glob("synced*"))
     cache.close()
 
 
