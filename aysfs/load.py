@@ -313,6 +313,9 @@ def _show(cached: CachedImage, info: ListInfo, looking: _Looking) -> Shown | Non
             return Shown(cached.take_tree(shown), (info,), (), outside)
     except PathMissing:
         pass
+    except BaseException:
+        cached.close()
+        raise
     cached.close()
     return None
 

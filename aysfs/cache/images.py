@@ -13,6 +13,7 @@ mistaken for one that a store gave, nor that of one store for that of another. A
 from elsewhere may say anything.
 """
 
+import errno
 import fcntl
 import json
 import mmap
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +50,7 @@ _DAMAGE = (
     LookupError,
     TypeError,
 )  # by accident or by a later version
+_OF_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # not the image's fault
 _SCRATCH = "tmp-"
 
 
@@ -55,7 +58,6 @@ class CachedImage:
     """An image and its index, verified, mapped and open. Close it, or take its tree.
 
     ``path`` is its name for people: another image may have taken its place since, or none.
-    ``descriptor`` is the image that was verified.
     """
 
     def __init__(
@@ -63,17 +65,22 @@ class CachedImage:
         folder: Path,
         origin: str,
         facts: Facts,
-        descriptor: int,
+        file: FileIO,
         image: mmap.mmap,
         index: mmap.mmap,
     ) -> None:
         self.path = folder / _IMAGE
         self.facts = facts
         self.origin = origin
-        self.descriptor = descriptor
+        self._file = file
         self._image, self._mapped_index = image, index
         with memoryview(index) as view:
             self.index = DigestIndex(view)
+
+    @property
+    def descriptor(self) -> int:
+        """Of the image that was verified."""
+        return self._file.fileno()
 
     def tree(self, base: bytes = b"/") -> ImageTree:
         """The tree below a directory of the list. It reads from what ``close`` lets go of.
@@ -96,7 +103,7 @@ class CachedImage:
     def _close_all_but_the_map(self) -> None:
         self.index.close()
         self._mapped_index.close()
-        os.close(self.descriptor)
+        self._file.close()
 
 
 @dataclass(frozen=True)
@@ -160,6 +167,8 @@ class ImageCache:
                 cached = self._opened(place, descriptor, origin)
                 break
             except _DAMAGE as error:
+                if isinstance(error, OSError) and error.errno in _OF_OURS:
+                    raise translated(error, self.folder.parent) from error
                 if self._is_removed(place, os.fstat(descriptor)):
                     self._report(f"damaged tree image {place}: removed ({error})")
                     return None
@@ -272,8 +281,8 @@ class ImageCache:
                     found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                     undo.callback(found.close)
                     if name == _IMAGE:
-                        image = os.dup(file.fileno())
-                        undo.callback(os.close, image)
+                        image = FileIO(os.dup(file.fileno()))
+                        undo.callback(image.close)
                 if (len(found), zlib.crc32(found)) != expected:
                     raise ImageDamaged(f"{name} was altered")
                 found.madvise(mmap.MADV_DONTNEED)  # all of it was read, little of it is needed

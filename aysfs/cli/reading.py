@@ -37,6 +37,7 @@ from aysfs.tree import FORMATS, ROOT, Node, TreeView
 from aysfs.unpack import UnpackReport, unpack
 
 _PIECE = 1 << 20
+_PACKS_FIRST = 1.0  # seconds for which the list waits until packs are on their way
 
 
 def _split(text: str) -> tuple[str, bytes]:
@@ -184,7 +185,9 @@ async def _fetch(settings: Settings, name: str, paths: Sequence[str]) -> _Fetche
         fetching(settings) as fetcher,
         ahead(settings, fetcher, name, PACKS if paths else ALL) as prefetch,
     ):
-        await prefetch.until_under_way()  # from here on the list is waited for by nobody
+        if not paths:  # what the list is needed for comes last
+            with trio.move_on_after(_PACKS_FIRST):
+                await prefetch.until_under_way()
         shown = await view_from(settings, fetcher.store, [name])
         tree = shown.tree
         tops = [tree.resolve(os.fsencode(path)) for path in paths] or [ROOT]

@@ -162,17 +162,22 @@ async def _flush_as_it_comes(fetcher: Fetcher) -> None:
     counters = fetcher.counters
     while True:
         await trio.sleep(_LOOK)
-        if counters.fetched_bytes - counters.flushed_bytes > _MUCH:
-            await flush_now(fetcher)
+        if counters.fetched_bytes - counters.flushed_bytes > _MUCH and not await flush_now(fetcher):
+            return
 
 
-async def flush_now(fetcher: Fetcher) -> None:
-    """Remember that what arrived is on the disk: else the next boot hashes all of it again."""
+async def flush_now(fetcher: Fetcher) -> bool:
+    """Remember that what arrived is on the disk: else the next boot hashes all of it again.
+
+    False, and it was told, when that cannot be.
+    """
     cache, came = fetcher.cache, fetcher.counters.fetched_bytes
     if came == fetcher.counters.flushed_bytes:
-        return
+        return True
     try:
         await trio.to_thread.run_sync(flush, cache, abandon_on_cancel=True)
     except OSError as error:
         note(f"aysfs: {cache.root}: not known to be on the disk: {error.strerror or error}")
+        return False
     fetcher.counters.flushed_bytes = came
+    return True

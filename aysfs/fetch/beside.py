@@ -5,7 +5,7 @@ newest first: the last one knows best what comes next.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Protocol
 
@@ -61,7 +61,7 @@ class Beside:
         self._ways: deque[Way] = deque(maxlen=_REMEMBERED)  # the newest is the last
         self._pace = Pace()
         self._working = 0
-        self._all_comes = 0  # of how many services
+        self._coming: list[PackIndex] = []
         self._due = 0.0  # when the next may go while readers wait
 
     def follow(self, way: Way) -> None:
@@ -76,36 +76,30 @@ class Beside:
         )
 
     @contextmanager
-    def thinly(self) -> Iterator[None]:
-        """Bring nothing for the length of the block, on a quick line: all comes without it.
-
-        On a slow one what is read next would still come too late, and is brought as ever.
-        """
-        self._all_comes += 1
+    def all_comes(self, index: PackIndex) -> Iterator[None]:
+        """All of these packs is on its way for the length of the block."""
+        self._coming.append(index)
         try:
             yield
         finally:
-            self._all_comes -= 1
-            if self._newest() is not None:
-                self._hire()
+            self._coming.remove(index)
 
     @property
-    def brings_nothing(self) -> bool:
-        """Whether a miss is to be brought alone."""
-        return self._all_comes > 0 and self._pace.latency < _QUICK
+    def coming(self) -> Collection[PackIndex]:
+        """Packs of which a miss is to be brought alone: all comes soon, over a quick line.
 
-    @property
-    def _most_at_once(self) -> int:
-        return 0 if self.brings_nothing else _SIDE_BY_SIDE
+        Over a slow one what is read next would come too late, and is brought as ever.
+        """
+        return self._coming if self._pace.latency < _QUICK else ()
 
     def _hire(self) -> None:
-        if self._working < self._most_at_once:
+        if self._working < _SIDE_BY_SIDE:
             self._working += 1
             self._nursery.start_soon(self._work)
 
     async def _work(self) -> None:
         try:
-            while self._working <= self._most_at_once and (way := self._newest()) is not None:
+            while (way := self._newest()) is not None:
                 if not way.look():
                     await trio.lowlevel.checkpoint()
                     continue

@@ -54,14 +54,14 @@ class Crew:
         workers: Workers,
         nursery: trio.Nursery,
     ) -> None:
-        """What is fetched beside misses runs in ``nursery``; ``workers`` take in what is not asked
-        for.
-        """
+        """What is fetched beside misses runs in ``nursery``; ``workers`` take in what is ahead."""
         self.packs = Packs()
         self._cache = cache
         self._store = store
         self._flights = flights
-        self._hands = Hands(workers, trio.CapacityLimiter(_THREADS))
+        # Of their own: a reader's miss must not wait for those that make way for it.
+        self._hands = Hands(Workers(cache, 0), trio.CapacityLimiter(_THREADS))
+        self._hands_ahead = Hands(workers, trio.CapacityLimiter(_THREADS))
         self._ask_for_parts = 0.0  # when, of a store that gave none
         self._beside = Beside(self.turn, self._carry_beside, flights.quiet, nursery)
 
@@ -91,8 +91,9 @@ class Crew:
             self.packs.whole_only = False
         if flight.alone or self._cache.is_doubtful(flight.digest):
             return None
-        if self._beside.brings_nothing:
-            return self.packs.alone(flight.digest, flight.size)
+        alone = self.packs.alone(flight.digest, flight.size, self._beside.coming)
+        if alone is not None:
+            return alone
         around = self.packs.around(flight.digest, flight.size, self.is_wanted)
         if around is None:
             return None
@@ -170,15 +171,15 @@ class Crew:
         self.packs.remove(index)
         self._beside.forget(index)
 
-    def all_comes(self) -> AbstractContextManager[None]:
-        """To be entered while all of a service is fetched, as fast as the line goes."""
-        return self._beside.thinly()
+    def all_comes(self, index: PackIndex) -> AbstractContextManager[None]:
+        """To be entered while all of these packs is fetched, as fast as the line goes."""
+        return self._beside.all_comes(index)
 
     async def get_ready(self, index: PackIndex) -> None:
         """Have those who take blobs in there, if much of these packs is wanted."""
         places = range(0, len(index), max(1, len(index) // _SAMPLE))
         wanted = sum(self.is_wanted(index.digest(at), index.size(at)) for at in places)
-        await self._hands.workers.get_ready(wanted * len(index) // max(1, len(places)))
+        await self._hands_ahead.workers.get_ready(wanted * len(index) // max(1, len(places)))
 
     def turn(self) -> AbstractAsyncContextManager[None]:
         """To be entered before a segment is planned that nobody asked for."""
@@ -211,7 +212,8 @@ class Crew:
         flights = self._flights.board(blobs, carry, why, scope, ahead=ahead)
         party = _Party(flights, self._flights, self._cache, ahead=ahead)
         try:
-            bringing = carry.bring(self._store, self._cache, party, self._hands, throttle)
+            hands = self._hands_ahead if ahead else self._hands
+            bringing = carry.bring(self._store, self._cache, party, hands, throttle)
             outcome = await self._judge(carry, party, bringing)
             return Carried(outcome, carry.progress, carry.latency, carry.seconds)
         finally:

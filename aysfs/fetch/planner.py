@@ -5,6 +5,7 @@ which of the packs are not believed any more, and how far a miss reaches to its 
 here waits, asks a store or looks at a disk: whether a blob is wanted is for the caller to say.
 """
 
+from collections.abc import Collection
 from itertools import chain
 from typing import NamedTuple
 
@@ -55,10 +56,10 @@ class Packs:
         self._distrusted.add(pack)
         return is_news
 
-    def alone(self, digest: Digest, size: int) -> Segment | None:
-        """The blob out of a pack; None when it is in none."""
-        found = self._find(digest, size)
-        return None if found is None else part(*found, found[2] + 1)
+    def alone(self, digest: Digest, size: int, indexes: Collection[PackIndex]) -> Segment | None:
+        """The blob out of a pack of one of these indexes; None when it is in none."""
+        found = self._find(digest, size) if indexes else None
+        return part(*found, found[2] + 1) if found and found[0] in indexes else None
 
     def around(self, digest: Digest, size: int, wanted: Wanted) -> "Around | None":
         """The blob and what will be read with it, out of packs; None when it is in none.

@@ -162,7 +162,7 @@ class Prefetch:
     async def _all(self, service: _Service, index: PackIndex | None, ahead: Ahead) -> None:
         if self._mode == ALL and index is not None and index in service.indexes:
             # At a bounded rate it comes too late for who reads now.
-            with self._fetcher.crew.all_comes() if self._rate is None else nullcontext():
+            with self._fetcher.crew.all_comes(index) if self._rate is None else nullcontext():
                 await self._follow(service, index, ahead, start_pack_only=False)
 
     async def _by_profile(self, service: _Service, ahead: Ahead) -> None:

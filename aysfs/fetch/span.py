@@ -248,10 +248,13 @@ class Early:
         held, hashed, cut = memoryview(self._held), self._hashed, self._cut
         self._forget()
         self._sink = sink
-        for number, digest in enumerate(hashed):
-            sink.take(held[number * cut : (number + 1) * cut], digest)
-        sink.write(held[len(hashed) * cut :])
-        await self._is_over.wait()
+        try:
+            for number, digest in enumerate(hashed):
+                sink.take(held[number * cut : (number + 1) * cut], digest)
+            sink.write(held[len(hashed) * cut :])
+            await self._is_over.wait()
+        finally:
+            self._sink = None  # its descriptor is closed next: what still comes goes nowhere
         if self._error is not None:
             raise self._error
 

@@ -75,8 +75,12 @@ class Workers:
         async with self._turns:
             worker = self._free.pop(0)
             try:
-                with trio.CancelScope(shield=True), suppress(OSError, trio.BrokenResourceError):
-                    await worker.start()  # whoever takes it finds out what is wrong
+                # Whoever takes it finds out what is wrong.
+                with (
+                    trio.move_on_after(_PATIENCE, shield=True),
+                    suppress(OSError, trio.BrokenResourceError),
+                ):
+                    await worker.start()
             finally:
                 self._free.append(worker)
 

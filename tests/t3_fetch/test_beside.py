@@ -98,30 +98,23 @@ async def test_while_a_reader_waits_a_request_is_begun_now_and_then(
             line.go_on.release()
 
 
-@pytest.mark.parametrize(("latency", "more"), [(0.009, 0), (0.011, 6)])
-async def test_nothing_is_brought_beside_misses_while_everything_comes_quickly(
-    latency: float, more: int
+@pytest.mark.parametrize(("latency", "is_quick"), [(0.009, True), (0.011, False)])
+async def test_what_comes_is_told_where_the_line_is_known_to_be_quick(
+    latency: float, is_quick: bool
 ) -> None:
     line = Line()
     line.latency = latency
     async with trio.open_nursery() as nursery:
         beside = Beside(line.turn, line.carry, line.calm, nursery)
-        with beside.thinly():
-            beside.follow(Way(1, 20))
-            await wait_all_tasks_blocked()
-            assert line.asked == [1] * 6, "nobody knows yet how quick it is"
-            for _ in range(6):
+        with beside.all_comes(OTHER):
+            with beside.all_comes(INDEX):
+                assert not beside.coming, "nobody knows yet how quick it is"
+                beside.follow(Way(1, 1))
                 line.go_on.release()
-            await wait_all_tasks_blocked()
-            assert line.asked == [1] * (6 + more)
-            beside.follow(Way(2, 1))
-            await wait_all_tasks_blocked()
-            assert line.asked == [1] * (6 + more)
-        await wait_all_tasks_blocked()
-        assert len(line.asked) == 12, "as many as before"
-        for _ in range(15):
-            line.go_on.release()
-    assert sorted(line.asked) == [1] * 20 + [2]
+                await wait_all_tasks_blocked()
+                assert list(beside.coming) == ([OTHER, INDEX] if is_quick else [])
+            assert list(beside.coming) == ([OTHER] if is_quick else [])
+        assert not beside.coming
 
 
 async def test_what_is_not_found_yet_is_looked_for_before_anybody_makes_way() -> None:

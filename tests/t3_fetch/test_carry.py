@@ -71,7 +71,7 @@ async def test_a_miss_comes_alone_while_everything_comes_quickly(
         assert has(fetcher, data[499])
         assert has(fetcher, data[501])
         before = len(store.ranges)
-        with fetcher.crew.all_comes():
+        with fetcher.crew.all_comes(index):
             await read_all(fetcher, data[1500:1501])
             while fetcher.in_flight():
                 await wait_all_tasks_blocked(0.001)  # threads are at work

@@ -14,9 +14,11 @@ from aysfs.chunks import Chunks
 from aysfs.digest import Digest
 from aysfs.errors import AysfsError, Corrupt, NoSpace, Stalled, StoreTrouble
 from aysfs.fetch.fetcher import Fetcher, open_fetcher
+from aysfs.fetch.span import Early
 from aysfs.limits import CHUNK, Limits
 from aysfs.store.chain import Chain
 from aysfs.store.faults import Counts, FailsOnce, FlipsLastByte, Passes, Stalls, Truncates
+from aysfs.store.memory import MemoryStore
 from aysfs.store.protocol import Sink
 from tests.cancelling import Cut, Traces, assert_nothing_left, at_every_await, threads_ended
 from tests.large_blob import CHUNKS, COUNT, DATA, DIGEST, SIZE, flipped, large_store, lying
@@ -281,3 +283,39 @@ async def test_a_service_that_ends_anywhere_in_a_read_leaves_nothing(tmp_path: P
         cache.close()
 
     assert await at_every_await(attempt) > 5
+
+
+async def test_what_comes_when_nobody_takes_it_any_more_goes_nowhere() -> None:
+    """The descriptor of its sink is closed then, and its number may be another blob's."""
+
+    class Later(Passes):
+        """Gives the second half when it is told to, as libcurl may after the end of a request."""
+
+        async def get_range(
+            self, digest: Digest, size: int, start: int, length: int, sink: Sink
+        ) -> None:
+            sink.write(bytes(length // 2))
+            with trio.CancelScope(shield=True):
+                await go_on.wait()
+            sink.write(bytes(length // 2))
+
+    class Taken:
+        def __init__(self) -> None:
+            self.count = 0
+
+        def take(self, data: memoryview, _digest: Digest) -> None:
+            self.count += len(data)
+
+        def write(self, data: bytes) -> None:
+            self.count += len(data)
+
+    go_on, taken = trio.Event(), Taken()
+    early = Early(Later(MemoryStore()), digests.of(b""), 1 << 20, 1024, 4)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(early.run)
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(0):
+            await early.pour_into(taken)  # type: ignore[arg-type]  # as far as it is one
+        assert taken.count == 2048
+        go_on.set()
+    assert taken.count == 2048

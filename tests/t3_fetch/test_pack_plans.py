@@ -122,19 +122,21 @@ def test_a_blob_can_be_asked_for_alone() -> None:
     data = many(3)
     index = packed(MemoryStore(), [data])
     packs = packs_with(index)
-    segment = packs.alone(digests.of(data[1]), len(data[1]))
+    segment = packs.alone(digests.of(data[1]), len(data[1]), [index])
     assert segment is not None
     assert digests_of(segment) == [digests.of(data[1])]
     assert segment.length == len(compress(data[1]))
     packs.distrust(index.packs[0].digest)
-    assert packs.alone(digests.of(data[1]), len(data[1])) is None
+    assert packs.alone(digests.of(data[1]), len(data[1]), [index]) is None
 
 
 def test_what_is_in_no_pack_or_has_another_size_there_is_not_planned() -> None:
     data = many(3)
-    packs = packs_with(packed(MemoryStore(), [data]))
-    assert packs.alone(digests.of(b"else"), 4) is None
-    assert packs.alone(digests.of(data[0]), len(data[0]) + 1) is None
+    index = packed(MemoryStore(), [data])
+    packs = packs_with(index)
+    assert packs.alone(digests.of(b"else"), 4, [index]) is None
+    assert packs.alone(digests.of(data[0]), len(data[0]) + 1, [index]) is None
+    assert packs.alone(digests.of(data[0]), len(data[0]), []) is None, "not of what is coming"
     assert packs.around(digests.of(b"else"), 4, everything) is None
     assert packs.around(digests.of(data[0]), len(data[0]) + 1, everything) is None
 

@@ -224,9 +224,9 @@ def test_ctrl_c_while_the_list_does_not_come(site: Site) -> None:
 SLOW = """
 import threading
 real = trees.Trees._put
-def put(self, tree, again):
+def put(self, tree, images, again):
     print("putting", flush=True)
-    device = real(self, tree, again)
+    device = real(self, tree, images, again)
     sys.stdin.readline()
     return device
 trees.Trees._put = put

@@ -1,5 +1,6 @@
 """The trees of the overlay engine, without a kernel."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ class Noted(Trees):
         super().__init__(*arguments, **others)  # type: ignore[arg-type]  # as they came
         self.put: list[Tree] = []
 
-    def _put(self, tree: Tree, again: bool) -> str:
+    def _put(self, tree: Tree, images: Sequence[int], again: bool) -> str:
         self.put.append(tree)
         return "0:0"
 

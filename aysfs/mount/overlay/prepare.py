@@ -72,10 +72,13 @@ async def prepare(
 
 async def _find(store: Store, images: ImageCache, options: MountOptions) -> list["_Found"]:
     def look(lists: Sequence[OpenList]) -> list[_Found]:
-        return [
-            _Found(one, ref, images, trust.origins(options))
-            for one, ref in zip(lists, options.refs, strict=True)
-        ]
+        with ExitStack() as undo:
+            found = []
+            for one, ref in zip(lists, options.refs, strict=True):
+                found.append(_Found(one, ref, images, trust.origins(options)))
+                undo.callback(found[-1].close)
+            undo.pop_all()
+            return found
 
     with trio.move_on_after(options.deadline):
         return await opened_lists(store, options.refs, look)

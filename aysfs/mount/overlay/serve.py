@@ -124,7 +124,8 @@ async def _begin(
             await trio.to_thread.run_sync(os.statvfs, point, abandon_on_cancel=True)
     except (trio.TooSlowError, OSError) as error:
         raise MountFailed(f"the fault layer at {point} does not answer: {error}") from error
-    tune(str(point), CHUNK)  # of large files; more, and a fault in a mapping would read so much
+    # Of large files; more, and a fault in a mapping would read so much. The table has real paths.
+    tune(f"{os.path.realpath(point.parent)}/{point.name}", CHUNK)
     await _repair(host, options)
     host.is_repaired()
     control = options.folder / "control"

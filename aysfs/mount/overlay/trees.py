@@ -5,7 +5,8 @@ mount namespace, lets go: a container, a shell, an open file.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,14 +92,15 @@ class Trees:
         self._nursery.start_soon(self._bury, tree)
         try:
             await self._checked.wait()
-            tree.device = await trio.to_thread.run_sync(self._put, tree, again)
+            with _kept(lists) as images:
+                tree.device = await trio.to_thread.run_sync(self._put, tree, images, again)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.retire(tree)
             raise
         return tree
 
-    def _put(self, tree: Tree, again: bool) -> str:
+    def _put(self, tree: Tree, images: Sequence[int], again: bool) -> str:
         """Mount a tree; its device. Waits for the kernel, and for answers of the fault layer."""
         options = tree.plan.options
         check(tree.lists.images, options)
@@ -107,8 +109,10 @@ class Trees:
         if not options.record:  # else the kernel asks for what is cached as well
             data.insert(0, f"{self._cache.root}/objects")
         lowers = [
-            stack.Lower(image.descriptor, str(image.path), os.fsencode(shown.base))
-            for image, shown in zip(tree.lists.images, tree.plan.lists, strict=True)
+            stack.Lower(descriptor, str(image.path), os.fsencode(shown.base))
+            for descriptor, image, shown in zip(
+                images, tree.lists.images, tree.plan.lists, strict=True
+            )
         ]
         attributes = mount_attributes(options.fuse_options)
         private = self._folder / f"tree-{tree.slot.number}"
@@ -154,6 +158,17 @@ class Trees:
             await trio.sleep(_ASK_AGAIN)
             for tree in list(self.old):
                 await self._forget(tree)
+
+
+@contextmanager
+def _kept(lists: OpenedLists) -> Iterator[list[int]]:
+    """Descriptors of the images, for a thread during which the lists may be closed."""
+    with ExitStack() as undo:
+        kept = []
+        for image in lists.images:
+            kept.append(os.dup(image.descriptor))
+            undo.callback(os.close, kept[-1])
+        yield kept
 
 
 def _check_top(point: str) -> None:
