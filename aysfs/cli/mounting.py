@@ -137,7 +137,8 @@ def mount_tree(wanted: MountOptions) -> None:
                 if wanted.engine == "overlay" or error.code not in _OF_THE_ENGINE:
                     raise
                 obstacle = str(error)
-                click.echo(f"aysfs: not with the overlay engine: {obstacle}", err=True)
+                if error.code != ExitCode.CONFIG:  # which was chosen
+                    click.echo(f"aysfs: not with the overlay engine: {obstacle}", err=True)
         if wanted.engine == "overlay":
             raise MountFailed(obstacle, hint="--engine fuse works anywhere")
         why = obstacle
