@@ -62,6 +62,7 @@ class Beside:
         self._pace = Pace()
         self._working = 0
         self._coming: list[PackIndex] = []
+        self._quickest = float("inf")  # seconds until an answer began
         self._due = 0.0  # when the next may go while readers wait
 
     def follow(self, way: Way) -> None:
@@ -90,7 +91,11 @@ class Beside:
 
         Over a slow one what is read next would come too late, and is brought as ever.
         """
-        return self._coming if self._pace.latency < _QUICK else ()
+        return self._coming if self._quickest < _QUICK else ()
+
+    def learn(self, latency: float) -> None:
+        """What any request took until its first byte."""
+        self._quickest = min(self._quickest, latency)
 
     def _hire(self) -> None:
         if self._working < _SIDE_BY_SIDE:
@@ -132,6 +137,7 @@ class Beside:
             self._ways.remove(way)
 
     def _newest(self) -> Way | None:
-        while self._ways and self._ways[-1].is_over:
+        coming = self.coming
+        while self._ways and (self._ways[-1].is_over or self._ways[-1].index in coming):
             self._ways.pop()
         return self._ways[-1] if self._ways else None

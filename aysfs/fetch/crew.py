@@ -215,6 +215,8 @@ class Crew:
             hands = self._hands_ahead if ahead else self._hands
             bringing = carry.bring(self._store, self._cache, party, hands, throttle)
             outcome = await self._judge(carry, party, bringing)
+            if outcome is Outcome.DONE:
+                self._beside.learn(carry.latency)
             return Carried(outcome, carry.progress, carry.latency, carry.seconds)
         finally:
             for flight in dict.fromkeys(flights):  # the pack may have a blob twice

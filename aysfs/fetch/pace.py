@@ -27,8 +27,7 @@ class Pace:
         self.size = 2 * _SMALLEST
         self._shortest = shortest
         self._rate = rate
-        self.latency = float("inf")
-        """Seconds until the first byte of the quickest answer so far."""
+        self._latency = float("inf")
         self._due = 0.0  # of trio's clock: when the next request may begin
 
     async def allow(self) -> int:
@@ -55,8 +54,8 @@ class Pace:
 
     def learn(self, latency: float, seconds: float) -> None:
         """What a request took until its first and its last byte."""
-        self.latency = min(self.latency, latency)
-        aim = max(2 * self.latency, self._shortest)
+        self._latency = min(self._latency, latency)
+        aim = max(2 * self._latency, self._shortest)
         if seconds < aim:
             self.size = min(2 * self.size, _LARGEST)
         elif seconds > 2 * aim:

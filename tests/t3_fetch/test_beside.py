@@ -44,7 +44,6 @@ class Line:
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.outcome = Outcome.DONE
-        self.latency = 0.05
         self.go_on = trio.Semaphore(0)
         self.turns = 0
         self.is_calm = trio.Event()
@@ -63,7 +62,7 @@ class Line:
     async def carry(self, segment: Segment) -> Carried:
         self.asked.append(segment.length)
         await self.go_on.acquire()
-        return Carried(self.outcome, 1, self.latency, self.latency + 0.01)
+        return Carried(self.outcome, 1, 0.05, 0.06)
 
 
 async def test_the_last_miss_is_followed_first_and_the_older_ones_after_it() -> None:
@@ -103,16 +102,18 @@ async def test_what_comes_is_told_where_the_line_is_known_to_be_quick(
     latency: float, is_quick: bool
 ) -> None:
     line = Line()
-    line.latency = latency
     async with trio.open_nursery() as nursery:
         beside = Beside(line.turn, line.carry, line.calm, nursery)
         with beside.all_comes(OTHER):
             with beside.all_comes(INDEX):
                 assert not beside.coming, "nobody knows yet how quick it is"
-                beside.follow(Way(1, 1))
+                beside.learn(latency)
+                beside.learn(0.02)
+                assert list(beside.coming) == ([OTHER, INDEX] if is_quick else [])
+                beside.follow(Way(2, 1))
                 line.go_on.release()
                 await wait_all_tasks_blocked()
-                assert list(beside.coming) == ([OTHER, INDEX] if is_quick else [])
+                assert line.asked == ([] if is_quick else [2]), "that comes anyway"
             assert list(beside.coming) == ([OTHER] if is_quick else [])
         assert not beside.coming
 
