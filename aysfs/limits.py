@@ -2,6 +2,11 @@
 
 from typing import NamedTuple
 
+SWITCH = 0.0005
+"""Seconds after which a thread that computes lets the event loop run. A read beside a prefetch of
+everything over 1 Gbit/s took 24, 24 and 75 ms with it, and 33, 33 and 77 with Python's 5 ms.
+"""
+
 DEADLINE = 60.0
 """Seconds without progress after which a fetch has failed."""
 

@@ -15,7 +15,6 @@ from elsewhere may say anything.
 
 import errno
 import fcntl
-import json
 import mmap
 import os
 import secrets
@@ -30,12 +29,13 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
+from aysfs.cache.image_record import checksums_of, decode, encode
 from aysfs.cache.list_key import OWN, ListKey
 from aysfs.cache.root import enter, translated
 from aysfs.errors import ImageDamaged
 from aysfs.flist.lineage import Resolve, host_id
 from aysfs.image import WRITER_VERSION, DigestIndex, ImageTree, write_image
-from aysfs.image.facts import Facts, facts_from
+from aysfs.image.facts import Facts
 from aysfs.tree import Tree
 
 BOUND = 1 << 30
@@ -231,7 +231,7 @@ class ImageCache:
         for file in (new.image, new.index):
             _to_disk(file)
         with open(new.folder / _FACTS, "wb") as written:
-            written.write(_encode(facts, _checksums(new.image, new.index)))
+            written.write(encode(facts, checksums_of(new.image, new.index)))
             _to_disk(written)
         descriptor = os.open(new.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -271,7 +271,7 @@ class ImageCache:
     def _opened(self, place: Path, descriptor: int, origin: str) -> CachedImage:
         """Raises one of ``_DAMAGE`` for what is not as it was written."""
         with _open_in(descriptor, _FACTS) as file:
-            facts, checksums = _decode(file.read())
+            facts, checksums = decode(file.read())
             with suppress(OSError):  # a full disk or a read-only one: it is not used less for that
                 os.utime(file.fileno())
         with ExitStack() as undo:
@@ -405,29 +405,3 @@ def _open_in(folder: int, name: str) -> BinaryIO:
 def _to_disk(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-Checksums = list[tuple[int, int]]  # of image and index: length and crc32
-
-
-def _checksums(*files: BinaryIO) -> Checksums:
-    found = []
-    for file in files:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            found.append((len(mapped), zlib.crc32(mapped)))
-    return found
-
-
-def _encode(facts: Facts, checksums: Checksums) -> bytes:
-    """Facts and checksums as JSON, behind a checksum of their own."""
-    text = json.dumps(facts.to_values() | {"checksums": checksums}).encode()
-    return b"%08x\n%b\n" % (zlib.crc32(text), text)
-
-
-def _decode(data: bytes) -> tuple[Facts, Checksums]:
-    """ImageDamaged when it is not what ``_encode`` wrote."""
-    text = data[9:-1]
-    if data != b"%08x\n%b\n" % (zlib.crc32(text), text):
-        raise ImageDamaged("what is known of its list was altered")
-    found = json.loads(text)
-    return facts_from(found), [(length, crc) for length, crc in found["checksums"]]

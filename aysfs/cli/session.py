@@ -20,6 +20,7 @@ from aysfs.fetch.fetcher import Fetcher, open_fetcher
 from aysfs.fetch.prefetch import Prefetch
 from aysfs.fetch.workers import FOR_A_COMMAND
 from aysfs.flist import Entry
+from aysfs.limits import SWITCH
 from aysfs.load import ListInfo, Loaded, Shown, load_entry, load_tree, load_view
 from aysfs.store.open import open_stores, side_by_side
 from aysfs.store.protocol import Store
@@ -27,8 +28,6 @@ from aysfs.store.protocol import Store
 T = TypeVar("T")
 
 _LOOK, _MUCH = 0.5, 64 << 20  # seconds after which so many new bytes are flushed
-# Seconds after which a thread that computes lets the event loop run, as in a daemon.
-_SWITCH = 0.0005
 
 
 def run_async(work: Callable[[], Awaitable[T]]) -> T:
@@ -122,7 +121,7 @@ async def fetching(settings: Settings) -> AsyncIterator[Fetcher]:
     What it logs of a failure is silent: the command that fails says it.
     """
     logging.getLogger("aysfs").addHandler(logging.NullHandler())
-    sys.setswitchinterval(_SWITCH)
+    sys.setswitchinterval(SWITCH)
     async with AsyncExitStack() as stack:
         cache = Cache(settings.cache, settings.limits, report=lambda line: note(f"aysfs: {line}"))
         stack.callback(cache.close)

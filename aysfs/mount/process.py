@@ -11,12 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from aysfs.errors import AysfsError, ExitCode
+from aysfs.limits import SWITCH
 
 log = logging.getLogger("aysfs")
-
-# Seconds after which a thread that computes lets the event loop run. A read beside a prefetch of
-# everything over 1 Gbit/s took 24, 24 and 75 ms with it, and 33, 33 and 77 with Python's 5 ms.
-_SWITCH = 0.0005
 
 
 def be_daemon(log_level: str, run: Callable[[Callable[[], None]], None]) -> int:
@@ -26,7 +23,7 @@ def be_daemon(log_level: str, run: Callable[[Callable[[], None]], None]) -> int:
     descriptor that the command line names. Collections of garbage may be off until then.
     """
     _allow_all_descriptors()
-    sys.setswitchinterval(_SWITCH)
+    sys.setswitchinterval(SWITCH)
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
